@@ -1,0 +1,1 @@
+//! One entry per built-in resource and its own rules

@@ -1,0 +1,1 @@
+//! Pure, kind-free mechanics of the Kubernetes API

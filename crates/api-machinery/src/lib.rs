@@ -1,1 +1,15 @@
-//! Pure, kind-free mechanics of the Kubernetes API
+//! Pure, kind-free mechanics of the Kubernetes API: what an object, a schema, a patch, a selector or an error is.
+//!
+//! Nothing here knows a kind, opens a socket, reads a clock or waits. Objects are `serde_json::Value` under a
+//! [`schema`]; what is particular to one kind is data in a [`resource::Resource`], written by `api-catalog`.
+
+pub mod clock;
+pub mod encode;
+pub mod entropy;
+pub mod field;
+pub mod meta;
+pub mod names;
+pub mod resource;
+pub mod schema;
+pub mod status;
+pub mod table;

@@ -1,0 +1,125 @@
+//! The stored form of an object, and the revision that is spliced into it on the way out.
+//!
+//! Stored bytes are compact JSON that always begin `{"metadata":{` and have no `resourceVersion`: the revision is
+//! the store's, known only after the commit. Readers get prefix, revision and rest as three pieces, nothing copied.
+
+use bytes::{Bytes, BytesMut};
+use serde_json::Value;
+
+/// How stored bytes begin.
+pub const PREFIX: &str = "{\"metadata\":{";
+
+/// Why a value has no stored form, or bytes are not one.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EncodeError {
+    /// Not an object, or one without metadata.
+    #[error("an object needs metadata with at least one field")]
+    NoMetadata,
+    /// Not in stored form.
+    #[error("stored bytes do not begin with {PREFIX}")]
+    NotStored,
+    /// Not JSON.
+    #[error("stored bytes are not JSON: {0}")]
+    NotJson(String),
+}
+
+/// The stored form: metadata first, the rest in order of name, no `resourceVersion`.
+pub fn stored(object: &Value) -> Result<Bytes, EncodeError> {
+    let fields = object.as_object().ok_or(EncodeError::NoMetadata)?;
+    let metadata = fields.get("metadata").and_then(Value::as_object).ok_or(EncodeError::NoMetadata)?;
+    let mut out = Vec::with_capacity(512);
+    out.extend_from_slice(b"{\"metadata\":{");
+    let empty = out.len();
+    for (key, value) in metadata.iter().filter(|(key, _)| *key != "resourceVersion") {
+        if out.len() > empty {
+            out.push(b',');
+        }
+        write_member(&mut out, key, value);
+    }
+    if out.len() == empty {
+        return Err(EncodeError::NoMetadata);
+    }
+    out.push(b'}');
+    for (key, value) in fields.iter().filter(|(key, _)| *key != "metadata") {
+        out.push(b',');
+        write_member(&mut out, key, value);
+    }
+    out.push(b'}');
+    Ok(out.into())
+}
+
+fn write_member(out: &mut Vec<u8>, key: &str, value: &Value) {
+    serde_json::to_writer(&mut *out, key).expect("writing a string to memory cannot fail");
+    out.push(b':');
+    serde_json::to_writer(out, value).expect("a Value has string keys and finite numbers");
+}
+
+/// The pieces of an object at a revision, to be streamed one after the other.
+pub fn parts(stored: &Bytes, revision: u64) -> Result<[Bytes; 3], EncodeError> {
+    if !stored.starts_with(PREFIX.as_bytes()) {
+        return Err(EncodeError::NotStored);
+    }
+    Ok([stored.slice(..PREFIX.len()), revision_member(revision).into(), stored.slice(PREFIX.len()..)])
+}
+
+fn revision_member(revision: u64) -> String {
+    format!("\"resourceVersion\":\"{revision}\",")
+}
+
+/// Appends the object at a revision to `out`.
+pub fn splice_into(out: &mut BytesMut, stored: &[u8], revision: u64) -> Result<(), EncodeError> {
+    let rest = stored.strip_prefix(PREFIX.as_bytes()).ok_or(EncodeError::NotStored)?;
+    let member = revision_member(revision);
+    out.reserve(stored.len() + member.len());
+    out.extend_from_slice(PREFIX.as_bytes());
+    out.extend_from_slice(member.as_bytes());
+    out.extend_from_slice(rest);
+    Ok(())
+}
+
+/// The object at a revision as one buffer.
+pub fn splice_revision(stored: &[u8], revision: u64) -> Result<Bytes, EncodeError> {
+    let mut out = BytesMut::new();
+    splice_into(&mut out, stored, revision)?;
+    Ok(out.freeze())
+}
+
+/// The object at a revision as a value.
+pub fn parse(stored: &[u8], revision: u64) -> Result<Value, EncodeError> {
+    let mut object: Value =
+        serde_json::from_slice(stored).map_err(|error| EncodeError::NotJson(error.to_string()))?;
+    crate::meta::set_resource_version(&mut object, revision);
+    Ok(object)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn metadata_comes_first_and_the_revision_is_spliced_in() {
+        let object = json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a", "resourceVersion": "3"}, "spec": {},
+        });
+        let bytes = stored(&object).expect("has metadata");
+        assert_eq!(&bytes[..], br#"{"metadata":{"name":"a"},"apiVersion":"v1","kind":"Pod","spec":{}}"#);
+        let whole = splice_revision(&bytes, 17).expect("is stored form");
+        let mut expected = object;
+        expected["metadata"]["resourceVersion"] = "17".into();
+        assert_eq!(serde_json::from_slice::<Value>(&whole).expect("JSON"), expected);
+        assert_eq!(parts(&bytes, 17).expect("is stored form").concat(), whole);
+        assert_eq!(parse(&bytes, 17).expect("is stored form"), expected);
+    }
+
+    #[test]
+    fn what_has_no_stored_form() {
+        for value in
+            [json!(1), json!({}), json!({"metadata": {}}), json!({"metadata": {"resourceVersion": "1"}})]
+        {
+            assert_eq!(stored(&value), Err(EncodeError::NoMetadata));
+        }
+        assert_eq!(splice_revision(b"{\"a\":1}", 1), Err(EncodeError::NotStored));
+        assert!(matches!(parse(b"{\"metadata\":{", 1), Err(EncodeError::NotJson(_))));
+    }
+}

@@ -11,5 +11,6 @@ pub mod meta;
 pub mod names;
 pub mod resource;
 pub mod schema;
+pub mod selector;
 pub mod status;
 pub mod table;

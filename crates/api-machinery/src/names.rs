@@ -65,7 +65,7 @@ pub fn is_qualified_name(value: &str) -> Vec<String> {
             let shape =
                 regex_error(QUALIFIED_NAME_MESSAGE, QUALIFIED_NAME, &["MyName", "my.name", "123-abc"]);
             return vec![format!(
-                "a qualified name {shape} with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')"
+                "a valid label key {shape} with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')"
             )];
         }
     };
@@ -109,7 +109,7 @@ pub fn is_env_var_name(value: &str) -> Vec<String> {
     if value.bytes().all(|byte| matches!(byte, 0x20..=0x7e) && byte != b'=') {
         Vec::new()
     } else {
-        vec![regex_error(RELAXED_ENV_MESSAGE, RELAXED_ENV, &[])]
+        vec![RELAXED_ENV_MESSAGE.to_owned()]
     }
 }
 
@@ -157,7 +157,8 @@ pub fn is_valid_port_name(value: &str) -> Vec<String> {
     if value.len() > 15 {
         messages.push(max_len(15));
     }
-    if !value.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-') {
+    let shape = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    if value.is_empty() || !value.bytes().all(shape) {
         messages.push("must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)".to_owned());
     }
     if !value.bytes().any(|byte| byte.is_ascii_lowercase()) {
@@ -245,7 +246,6 @@ const QUALIFIED_NAME_MESSAGE: &str = "must consist of alphanumeric characters, '
 const LABEL_VALUE: &str = "(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?";
 const LABEL_VALUE_MAX: usize = 63;
 const LABEL_VALUE_MESSAGE: &str = "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character";
-const RELAXED_ENV: &str = "[ -<>-~]+";
 const RELAXED_ENV_MESSAGE: &str =
     "a valid environment variable name must consist only of printable ASCII characters other than '='";
 const C_IDENTIFIER: &str = "[A-Za-z_][A-Za-z0-9_]*";
@@ -262,8 +262,9 @@ fn max_len(length: usize) -> String {
 fn regex_error(message: &str, pattern: &str, examples: &[&str]) -> String {
     let mut text = format!("{message} (");
     if !examples.is_empty() {
+        // Two spaces before "or": upstream's, and clients compare messages.
         let quoted: Vec<String> = examples.iter().map(|example| format!("'{example}'")).collect();
-        text.push_str(&format!("e.g. {}, ", quoted.join(",  or ").replace(",  or", ", or")));
+        text.push_str(&format!("e.g. {}, ", quoted.join(",  or ")));
     }
     text.push_str(&format!("regex used for validation is '{pattern}')"));
     text
@@ -282,4 +283,64 @@ fn qualified_name(value: &str) -> bool {
     let alphanumeric = |byte: Option<u8>| byte.is_some_and(|byte| byte.is_ascii_alphanumeric());
     let inner = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
     alphanumeric(value.bytes().next()) && alphanumeric(value.bytes().last()) && value.bytes().all(inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Check = fn(&str) -> Vec<String>;
+
+    #[test]
+    fn what_is_fine_and_what_is_not() {
+        let long = "a".repeat(64);
+        let very_long = "a".repeat(254);
+        let cases: [(Check, &[&str], &[&str]); 10] = [
+            (is_dns1123_label, &["a", "a-1", "1"], &["", "-a", "a-", "A", "a.b", "a_b", &long, "a\0b"]),
+            (is_dns1123_subdomain, &["a", "a.b-c.1"], &["", ".", "a..b", "a.", "A", "..", "a/b", &very_long]),
+            (is_dns1035_label, &["a", "a-1"], &["", "1a", "a.b", "a-", &long]),
+            (is_wildcard_dns1123_subdomain, &["*.a.b"], &["*", "*.", "a.b", "*.*.b"]),
+            (is_qualified_name, &["a", "A_b.c-1", "x.y/a"], &["", "/a", "a/", "a/b/c", "X/a", "a b", &long]),
+            (is_valid_label_value, &["", "a", "A_b.c"], &["-a", "a ", "a/b", &long]),
+            (is_env_var_name, &["A", "a b", "1.x"], &["", "A=B", "\u{e9}", "a\tb"]),
+            (
+                is_config_map_key,
+                &["a", "A_b-.c", "..a.".trim_start_matches('.')],
+                &["", ".", "..", "..a", "a/b"],
+            ),
+            (is_valid_port_name, &["http", "a-1"], &["", "123", "a--b", "-a", "A", "aaaaaaaaaaaaaaaa"]),
+            (is_path_segment, &["", "a:b", "A b"], &[".", "..", "a/b", "a%b"]),
+        ];
+        for (number, (check, fine, wrong)) in cases.iter().enumerate() {
+            for value in *fine {
+                assert_eq!(check(value), Vec::<String>::new(), "case {number}: {value:?}");
+            }
+            for value in *wrong {
+                assert!(!check(value).is_empty(), "case {number}: {value:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn wording() {
+        assert_eq!(
+            is_dns1123_label("A"),
+            [
+                "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start \
+              and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is \
+              '[a-z0-9]([-a-z0-9]*[a-z0-9])?')"
+            ]
+        );
+        assert_eq!(is_dns1123_label("a.b"), ["must not contain dots"]);
+        assert_eq!(is_dns1123_subdomain(&"a".repeat(254)), ["must be no more than 253 bytes"]);
+        assert_eq!(is_path_segment("a/%"), ["may not contain '/'", "may not contain '%'"]);
+    }
+
+    #[test]
+    fn prefixes_may_end_in_a_dash() {
+        assert!(dns_subdomain_name("a-", true).is_empty());
+        assert!(!dns_subdomain_name("a-", false).is_empty());
+        assert!(!dns_label_name("-", true).is_empty());
+        assert!(path_segment_name("..", true).is_empty());
+    }
 }

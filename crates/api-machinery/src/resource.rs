@@ -56,6 +56,26 @@ pub struct Resource {
     pub rules: Rules,
     /// The group's preferred version comes first in discovery: higher is preferred.
     pub priority: i32,
+    /// Set when the objects are another resource's, served in another form.
+    pub view_of: Option<ViewOf>,
+}
+
+/// Where a resource's objects really are, such as core `events` for `events.k8s.io`.
+///
+/// A body is decoded and checked for unknown fields under the view's own schema, turned into the stored form, and from
+/// there on is an object of the stored resource: its rules, its key, its watch. Answers are turned back.
+#[derive(Clone, Copy, Debug)]
+pub struct ViewOf {
+    /// The stored resource's group.
+    pub group: &'static str,
+    /// The stored resource's version.
+    pub version: &'static str,
+    /// The stored resource's name in paths.
+    pub plural: &'static str,
+    /// Turns an object of the view into one of the stored resource, `apiVersion` included.
+    pub to_stored: fn(&mut Value),
+    /// The way back.
+    pub from_stored: fn(&mut Value),
 }
 
 impl Resource {

@@ -2,8 +2,15 @@
 //!
 //! Names and namespaces of particular kinds are checked with the kind's own rule; nothing here knows a kind.
 
+mod validation;
+
 use jiff::Timestamp;
 use serde_json::{Map, Value};
+
+pub use validation::{
+    ANNOTATIONS_MAX_BYTES, validate_annotations, validate_immutable, validate_labels, validate_meta,
+    validate_meta_update,
+};
 
 fn text<'a>(object: &'a Value, field: &str) -> &'a str {
     object.get("metadata").and_then(|metadata| metadata.get(field)).and_then(Value::as_str).unwrap_or("")

@@ -1,1 +1,11 @@
-//! Linux behind traits
+//! Linux, as far as Skiff touches it: processes, mounts, cgroups, files and facts about the machine.
+//!
+//! This is the only crate that may hold `unsafe` or start a process. It decides nothing: no Kubernetes object is
+//! known here, and what callers must be able to fake is behind a trait.
+
+pub mod cgroup;
+pub mod files;
+pub mod mount;
+pub mod pause;
+pub mod process;
+pub mod system;

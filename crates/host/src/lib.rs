@@ -6,6 +6,8 @@
 pub mod cgroup;
 pub mod files;
 pub mod mount;
+pub mod network;
+pub mod nft;
 pub mod pause;
 pub mod process;
 pub mod system;

@@ -29,8 +29,8 @@ const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nwww-data:x:33:33:www-data:/
                       nobody:x:65534:65534:nobody:/nonexistent:/bin/false\n";
 const GROUP: &str = "root:x:0:\nwww-data:x:33:\nnogroup:x:65534:\n";
 
-/// Serves the mounted page, tells which pod answered, and finishes running requests on SIGQUIT. Connections are closed
-/// after each answer while draining, which nginx does by itself.
+/// Serves the mounted page and tells which pod answered. While `/run/draining` is there, each answer ends its connection
+/// and the readiness probe fails: clients move on without a broken request before SIGQUIT comes.
 const NGINX_CONF: &str = "\
 daemon off;
 user www-data;
@@ -42,12 +42,14 @@ http {
   include /etc/nginx/mime.types;
   access_log off;
   keepalive_timeout 60s;
-  keepalive_requests 100000;
+  keepalive_requests 1000000;
   server {
     listen 80 backlog=1024;
     root /usr/share/nginx/html;
     add_header X-Pod $hostname always;
-    location = /healthz { return 200 'ok\\n'; }
+    location / { if (-f /run/draining) { rewrite ^(.*)$ /draining$1 last; } }
+    location /draining/ { internal; keepalive_timeout 0; alias /usr/share/nginx/html/; }
+    location = /healthz { if (-f /run/draining) { return 503; } return 200 'ok\\n'; }
   }
 }
 ";
@@ -74,7 +76,12 @@ const IMAGES: &[Image] = &[
             ("usr/share/nginx/html/index.html", "no page is mounted here\n"),
         ],
         folders: &["run", "tmp", "var/log/nginx", "var/lib/nginx", "root"],
-        links: &[("bin/sh", "busybox")],
+        links: &[
+            ("bin/sh", "busybox"),
+            ("bin/touch", "busybox"),
+            ("bin/sleep", "busybox"),
+            ("bin/wget", "busybox"),
+        ],
         config: || {
             json!({
                 "Cmd": ["/usr/sbin/nginx"],

@@ -1,0 +1,15 @@
+-- Counts what a client would call a failed request: a wrong status, or no answer.
+local threads = {}
+function setup(thread) table.insert(threads, thread) end
+function init() wrong = 0; good = 0 end
+function response(status) if status == 200 then good = good + 1 else wrong = wrong + 1 end end
+function done(summary)
+  local failed, answered = 0, 0
+  for _, thread in ipairs(threads) do
+    failed = failed + thread:get("wrong")
+    answered = answered + thread:get("good")
+  end
+  local e = summary.errors
+  failed = failed + e.connect + e.read + e.write + e.timeout
+  io.write(string.format("requests: %d answered, %d failed\n", answered, failed))
+end

@@ -4,13 +4,17 @@
 //! [`schema`]; what is particular to one kind is data in a [`resource::Resource`], written by `api-catalog`.
 
 pub mod clock;
+pub mod decode;
 pub mod encode;
 pub mod entropy;
 pub mod field;
 pub mod meta;
 pub mod names;
+pub mod negotiate;
+pub mod quantity;
 pub mod resource;
 pub mod schema;
 pub mod selector;
 pub mod status;
+pub mod structural;
 pub mod table;

@@ -1,1 +1,35 @@
-//! Control-loop kit
+//! What every control loop shares: a cache that follows the API (informer), a queue of keys, the loop itself, events,
+//! leader election, and the connection to an API server.
+//!
+//! Deliberately absent: any knowledge of a particular kind, and any way around the API.
+
+pub mod connect;
+pub mod controller;
+pub mod events;
+pub mod freshness;
+pub mod informer;
+mod key;
+pub mod lease;
+pub mod queue;
+
+use api_machinery::clock::Clock;
+use api_machinery::entropy::Entropy;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use key::ObjectKey;
+
+/// What a component is handed to live on; nothing is ambient.
+#[derive(Clone)]
+pub struct Context {
+    /// The API, as the component's own identity.
+    pub client: kube::Client,
+    /// The time, real or simulated.
+    pub clock: Clock,
+    /// Chance, seeded in simulations.
+    pub entropy: Entropy,
+    /// Owner of every task that the component starts.
+    pub tasks: TaskTracker,
+    /// Cancelled when the component shall end.
+    pub shutdown: CancellationToken,
+}

@@ -1,0 +1,247 @@
+//! A client of an API server on the network: TLS with the cluster's CA and a client certificate, one HTTP/2 connection
+//! that is pinged, so that a peer that vanished is noticed. Reads the kubeconfig files that Skiff itself writes, with
+//! file names or inline data; plugins and other ways to log in are for users' tools, not for components.
+
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use http::Uri;
+use http::uri::{Authority, Scheme};
+use hyper_util::client::legacy::Client as HttpClient;
+use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use kube::client::Body;
+use rustls::ClientConfig;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use serde::Deserialize;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tower::{Service, ServiceExt};
+
+/// How long a connection may take to be made.
+const CONNECT: Duration = Duration::from_secs(5);
+/// A connection is pinged this often, and given up when a ping is not answered for as long again.
+const PING: Duration = Duration::from_secs(10);
+
+/// Why there is no client.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// A file cannot be read.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The kubeconfig does not say what is needed.
+    #[error("{path}: {what}")]
+    Kubeconfig {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// TLS refuses the certificates or keys.
+    #[error("TLS: {0}")]
+    Tls(#[from] rustls::Error),
+}
+
+/// The part of a kubeconfig that components use.
+#[derive(Deserialize)]
+struct Kubeconfig {
+    #[serde(default)]
+    clusters: Vec<NamedCluster>,
+    #[serde(default)]
+    users: Vec<NamedUser>,
+}
+
+#[derive(Deserialize)]
+struct NamedCluster {
+    cluster: Cluster,
+}
+
+#[derive(Deserialize)]
+struct NamedUser {
+    user: User,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Cluster {
+    server: String,
+    certificate_authority: Option<PathBuf>,
+    certificate_authority_data: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct User {
+    client_certificate: Option<PathBuf>,
+    client_certificate_data: Option<String>,
+    client_key: Option<PathBuf>,
+    client_key_data: Option<String>,
+}
+
+/// A client for the first cluster and the first user of a kubeconfig file.
+pub fn from_kubeconfig(path: &Path) -> Result<kube::Client, ConnectError> {
+    let text = read(path)?;
+    let wrong = |what: String| ConnectError::Kubeconfig { path: path.to_owned(), what };
+    let text = String::from_utf8(text).map_err(|error| wrong(error.to_string()))?;
+    let config: Kubeconfig = serde_saphyr::from_str(&text).map_err(|error| wrong(error.to_string()))?;
+    let cluster =
+        config.clusters.into_iter().next().ok_or_else(|| wrong("lists no cluster".to_owned()))?.cluster;
+    let user = config.users.into_iter().next().ok_or_else(|| wrong("lists no user".to_owned()))?.user;
+    let part = |file: Option<PathBuf>, data: Option<String>, name: &str| match (data, file) {
+        (Some(data), _) => STANDARD.decode(data).map_err(|error| wrong(format!("{name}: {error}"))),
+        (None, Some(file)) => read(&path.parent().unwrap_or(Path::new("")).join(file)),
+        (None, None) => Err(wrong(format!("has no {name}"))),
+    };
+    let authorities =
+        part(cluster.certificate_authority, cluster.certificate_authority_data, "certificate-authority")?;
+    let certificate = part(user.client_certificate, user.client_certificate_data, "client-certificate")?;
+    let key = part(user.client_key, user.client_key_data, "client-key")?;
+    let server: Uri = cluster.server.parse().map_err(|error| wrong(format!("server: {error}")))?;
+    let tls = tls(&authorities, &certificate, &key).map_err(|error| match error {
+        TlsError::Pem(what) => wrong(what),
+        TlsError::Rustls(error) => ConnectError::Tls(error),
+    })?;
+    client(server, tls).ok_or_else(|| wrong("server: must be https://HOST:PORT".to_owned()))
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, ConnectError> {
+    std::fs::read(path).map_err(|source| ConnectError::Read { path: path.to_owned(), source })
+}
+
+enum TlsError {
+    Pem(String),
+    Rustls(rustls::Error),
+}
+
+fn tls(authorities: &[u8], certificate: &[u8], key: &[u8]) -> Result<ClientConfig, TlsError> {
+    let pem = |error: rustls_pki_types::pem::Error| TlsError::Pem(error.to_string());
+    let mut roots = rustls::RootCertStore::empty();
+    for authority in CertificateDer::pem_slice_iter(authorities) {
+        roots.add(authority.map_err(pem)?).map_err(TlsError::Rustls)?;
+    }
+    let chain = CertificateDer::pem_slice_iter(certificate).collect::<Result<Vec<_>, _>>().map_err(pem)?;
+    let key = PrivateKeyDer::from_pem_slice(key).map_err(pem)?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(TlsError::Rustls)?
+        .with_root_certificates(roots)
+        .with_client_auth_cert(chain, key)
+        .map_err(TlsError::Rustls)?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+/// A client whose every request goes to `server`; `None` if that is no https address.
+fn client(server: Uri, tls: ClientConfig) -> Option<kube::Client> {
+    if server.scheme() != Some(&Scheme::HTTPS) {
+        return None;
+    }
+    let authority: Authority = server.authority()?.clone();
+    let name = ServerName::try_from(server.host()?.trim_matches(['[', ']']).to_owned()).ok()?;
+    let mut tcp = HttpConnector::new();
+    tcp.enforce_http(false);
+    tcp.set_nodelay(true);
+    tcp.set_connect_timeout(Some(CONNECT));
+    let connector = Connector { tcp, tls: TlsConnector::from(Arc::new(tls)), name };
+    let http: HttpClient<Connector, Body> = HttpClient::builder(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .pool_timer(TokioTimer::new())
+        .http2_keep_alive_interval(PING)
+        .http2_keep_alive_timeout(PING)
+        .http2_adaptive_window(true)
+        .build(connector);
+    let service = tower::service_fn(move |mut request: http::Request<Body>| {
+        let (http, authority) = (http.clone(), authority.clone());
+        async move {
+            let mut parts = request.uri().clone().into_parts();
+            parts.scheme = Some(Scheme::HTTPS);
+            parts.authority = Some(authority);
+            *request.uri_mut() = Uri::from_parts(parts)?;
+            Ok::<_, tower::BoxError>(http.request(request).await?)
+        }
+    });
+    Some(kube::Client::new(service, "default"))
+}
+
+/// TCP, then TLS.
+#[derive(Clone)]
+struct Connector {
+    tcp: HttpConnector,
+    tls: TlsConnector,
+    name: ServerName<'static>,
+}
+
+impl Service<Uri> for Connector {
+    type Response = TokioIo<Secured>;
+    type Error = tower::BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, server: Uri) -> Self::Future {
+        let Self { tcp, tls, name } = self.clone();
+        Box::pin(async move {
+            let stream = tcp.oneshot(server).await?.into_inner();
+            let stream = tokio::time::timeout(CONNECT, tls.connect(name, stream)).await??;
+            Ok(TokioIo::new(Secured(stream)))
+        })
+    }
+}
+
+/// A TLS connection that tells the client which protocol was agreed on.
+struct Secured(TlsStream<TcpStream>);
+
+impl Connection for Secured {
+    fn connected(&self) -> Connected {
+        let (tcp, session) = self.0.get_ref();
+        let connected = tcp.connected();
+        match session.alpn_protocol() {
+            Some(b"h2") => connected.negotiated_h2(),
+            _ => connected,
+        }
+    }
+}
+
+impl tokio::io::AsyncRead for Secured {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut tokio::io::ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(context, buffer)
+    }
+}
+
+impl tokio::io::AsyncWrite for Secured {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(context)
+    }
+}

@@ -56,7 +56,7 @@ pub async fn run(context: Context, config: Config, nft: Arc<dyn Nft>) -> Result<
     let mut monitor = nft.monitor().map_err(Error::Monitor)?;
     let mut applier = apply::Applier::new(nft);
     // The ranges are held before any service is known: a packet to a service that does not exist (yet) is refused here.
-    let mut wanted = rules::build(&plan::plan(&[], &[], &config.local_addresses), &config.ranges);
+    let mut wanted = rules::build(&plan::Plan::new(), &config.ranges);
     let mut retry: Option<Instant> = reconcile(&mut applier, &wanted).await;
     let synced = async {
         services.synced().await;

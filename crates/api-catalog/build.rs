@@ -32,6 +32,10 @@ fn main() {
     let mut structure = String::new();
     let mut descriptions = String::new();
     for (name, schema) in &mut definitions {
+        // In Go, metadata is always there; clients may leave it out.
+        if let Some(required) = schema.get_mut("required").and_then(Value::as_array_mut) {
+            required.retain(|field| field != "metadata");
+        }
         let texts = take_descriptions(schema);
         structure.push_str(&format!("{}\n", json!([name, schema])));
         descriptions.push_str(&format!("{}\n", json!([name, texts])));
@@ -150,7 +154,9 @@ fn property<'a>(
     place: &str,
 ) -> &'a mut Map<String, Value> {
     let schema = definitions.get_mut(kind).unwrap_or_else(|| panic!("{place}: no type {kind}"));
-    schema["properties"].get_mut(field).and_then(Value::as_object_mut)
+    schema["properties"]
+        .get_mut(field)
+        .and_then(Value::as_object_mut)
         .unwrap_or_else(|| panic!("{place}: no field {field}"))
 }
 
@@ -194,7 +200,9 @@ fn argument<'a>(fact: &'a str, name: &str) -> Option<&'a str> {
 /// Merge keys must be fields of the list's items.
 fn check_item_fields(definitions: &Definitions, kind: &str, field: &str, keys: &str, place: &str) {
     let item = &definitions[kind]["properties"][field]["items"]["$ref"];
-    let item = item.as_str().and_then(|r| r.strip_prefix("#/definitions/"))
+    let item = item
+        .as_str()
+        .and_then(|r| r.strip_prefix("#/definitions/"))
         .unwrap_or_else(|| panic!("{place}: {field} is not a list of objects"));
     for key in keys.split(',') {
         assert!(!definitions[item]["properties"][key].is_null(), "{place}: {item} has no field {key}");

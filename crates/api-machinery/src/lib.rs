@@ -10,6 +10,7 @@ pub mod entropy;
 pub mod field;
 pub mod meta;
 pub mod names;
+pub mod negotiate;
 pub mod patch;
 pub mod quantity;
 pub mod resource;

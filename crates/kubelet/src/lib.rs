@@ -6,3 +6,5 @@
 
 pub mod archive;
 pub mod containerd;
+pub mod lifecycle;
+pub mod podspec;

@@ -1,0 +1,60 @@
+//! What can go wrong at the store's boundary.
+
+use crate::Revision;
+
+/// Why the store did not do what it was asked. A failed comparison is not an error but an [`crate::Outcome`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// The revision asked for has been compacted.
+    #[error("revision {asked} has been compacted; the oldest is {oldest}")]
+    Compacted {
+        /// What was asked for.
+        asked: Revision,
+        /// The oldest revision that can be read.
+        oldest: Revision,
+    },
+    /// The revision asked for has not happened yet.
+    #[error("revision {asked} is in the future; the store is at {current}")]
+    Future {
+        /// What was asked for.
+        asked: Revision,
+        /// The last transaction.
+        current: Revision,
+    },
+    /// The disk is full. Nothing was written, reads go on, and writes will again when there is room.
+    #[error("no space left on device: {0}")]
+    DiskFull(String),
+    /// The disk failed in another way; nothing was written.
+    #[error("disk: {0}")]
+    Disk(String),
+    /// A write may or may not have reached the disk; the store takes no more of them until it is opened again.
+    #[error("the store has stopped: {0}")]
+    Stopped(String),
+    /// A file does not hold what was written to it.
+    #[error("{file} is corrupt at byte {offset}: {what}")]
+    Corrupt {
+        /// Name of the file.
+        file: String,
+        /// Where in it.
+        offset: u64,
+        /// What was found.
+        what: String,
+    },
+    /// Another process has the store open.
+    #[error("{0} is in use by another process; only one server can use a data directory")]
+    InUse(String),
+    /// A transaction names a key twice, or none of them fits.
+    #[error("bad transaction: {0}")]
+    BadTransaction(String),
+}
+
+impl StoreError {
+    pub(crate) fn from_io(what: &str, error: &std::io::Error) -> Self {
+        match error.kind() {
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+                Self::DiskFull(what.to_owned())
+            }
+            _ => Self::Disk(format!("{what}: {error}")),
+        }
+    }
+}

@@ -11,6 +11,7 @@ pub mod field;
 pub mod meta;
 pub mod names;
 pub mod negotiate;
+pub mod openapi;
 pub mod patch;
 pub mod quantity;
 pub mod resource;

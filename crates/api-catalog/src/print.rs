@@ -1,6 +1,6 @@
 //! Words and numbers in table cells that several kinds share, written as kubectl's users know them.
 
-use api_machinery::clock;
+use api_machinery::{clock, table};
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
@@ -74,33 +74,8 @@ pub fn number(value: &Value) -> i64 {
 /// How long ago a time was, or `<unknown>`.
 pub fn since(time: &Value, now: Timestamp) -> String {
     match time.as_str().and_then(clock::parse) {
-        Some(then) => duration(now.as_second() - then.as_second()),
+        Some(then) => table::since(then, now),
         None => "<unknown>".to_owned(),
-    }
-}
-
-/// A number of seconds as people read it: two units at most, fewer the longer it is.
-pub fn duration(seconds: i64) -> String {
-    const MINUTE: i64 = 60;
-    const HOUR: i64 = 60 * MINUTE;
-    const DAY: i64 = 24 * HOUR;
-    const YEAR: i64 = 365 * DAY;
-    let two = |big: i64, name: char, small: i64, small_name: char| match seconds % big / small {
-        0 => format!("{}{name}", seconds / big),
-        rest => format!("{}{name}{rest}{small_name}", seconds / big),
-    };
-    match seconds {
-        ..-1 => "<invalid>".to_owned(),
-        -1..0 => "0s".to_owned(),
-        0..120 => format!("{seconds}s"),
-        120..600 => two(MINUTE, 'm', 1, 's'),
-        600..10_800 => format!("{}m", seconds / MINUTE),
-        10_800..28_800 => two(HOUR, 'h', MINUTE, 'm'),
-        28_800..172_800 => format!("{}h", seconds / HOUR),
-        172_800..691_200 => two(DAY, 'd', HOUR, 'h'),
-        691_200..63_072_000 => format!("{}d", seconds / DAY),
-        63_072_000..252_288_000 => two(YEAR, 'y', DAY, 'd'),
-        _ => format!("{}y", seconds / YEAR),
     }
 }
 

@@ -1,6 +1,23 @@
 //! The API server: the one request path, from bytes in to bytes out, for every resource. Sole user of the store.
 //!
 //! It does not know any kind by name where the catalogue can say it, and no component reaches the store but
-//! through it.
+//! through it. `managedFields` are not tracked yet: they are accepted and dropped, and server-side apply is refused.
 
+pub mod allocation;
+pub mod bootstrap;
+pub mod catalog;
+pub mod config;
+mod discovery;
+pub mod metrics;
+pub mod proxy;
+mod registry;
+mod request;
+mod server;
+mod table;
 pub mod types;
+pub mod watch;
+mod yaml;
+
+pub use config::Config;
+pub use server::{ApiServer, Dependencies, StartError};
+mod scratch;

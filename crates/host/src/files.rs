@@ -212,6 +212,59 @@ pub fn open_beneath(root: &Path, relative: &Path, make_mode: u32) -> io::Result<
     rustix::fs::openat2(&base, last, flags, Mode::empty(), resolve).map_err(io::Error::from)
 }
 
+/// A path that leads to exactly this open file, for as long as it is open.
+#[must_use]
+pub fn descriptor_path(file: &rustix::fd::OwnedFd) -> PathBuf {
+    use std::os::fd::AsRawFd;
+    PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
+}
+
+/// Makes something that `file` can be mounted on: a directory for a directory, else an empty file.
+///
+/// # Errors
+/// The system refuses.
+pub fn make_mount_point(file: &rustix::fd::OwnedFd, at: &Path) -> io::Result<()> {
+    let kind = rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(file)?.st_mode);
+    if kind == rustix::fs::FileType::Directory {
+        return fs::create_dir_all(at);
+    }
+    if let Some(parent) = at.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    OpenOptions::new().create(true).append(true).open(at).map(drop)
+}
+
+/// Sets a file's permissions.
+///
+/// # Errors
+/// The system refuses.
+pub fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
+    fs::set_permissions(path, Permissions::from_mode(mode))
+}
+
+/// Gives everything at and under `path` to a group: what the owner may do the group may do too, and what is made in its
+/// directories belongs to it. Links are not followed.
+///
+/// # Errors
+/// The system refuses.
+pub fn give_to_group(path: &Path, group: u32) -> io::Result<()> {
+    let found = fs::symlink_metadata(path)?;
+    std::os::unix::fs::lchown(path, None, Some(group))?;
+    if found.is_symlink() {
+        return Ok(());
+    }
+    let mode = found.permissions().mode() & 0o7777;
+    let owner_bits = (mode & 0o700) >> 3;
+    if found.is_dir() {
+        set_mode(path, mode | owner_bits | 0o2000)?;
+        for entry in fs::read_dir(path)? {
+            give_to_group(&entry?.path(), group)?;
+        }
+        return Ok(());
+    }
+    set_mode(path, mode | owner_bits)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

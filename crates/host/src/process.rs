@@ -9,6 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -221,12 +222,13 @@ pub struct Daemon {
     args: Vec<OsString>,
     env: BTreeMap<OsString, OsString>,
     log: PathBuf,
+    stdin: Option<Arc<File>>,
 }
 
 impl Daemon {
     /// A daemon without arguments that writes to `log`.
     pub fn new(program: impl Into<PathBuf>, log: impl Into<PathBuf>) -> Self {
-        Self { program: program.into(), args: Vec::new(), env: BTreeMap::new(), log: log.into() }
+        Self { program: program.into(), args: Vec::new(), env: BTreeMap::new(), log: log.into(), stdin: None }
     }
 
     /// Adds arguments.
@@ -240,6 +242,13 @@ impl Daemon {
     #[must_use]
     pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
         self.env.insert(name.into(), value.into());
+        self
+    }
+
+    /// Gives it an open file as its standard input, locks included: they last as long as it does.
+    #[must_use]
+    pub fn stdin(mut self, file: File) -> Self {
+        self.stdin = Some(Arc::new(file));
         self
     }
 
@@ -258,7 +267,11 @@ impl Daemon {
     #[expect(unsafe_code, reason = "std offers no session leader")]
     fn start(&self, log: &File) -> io::Result<i32> {
         let mut command = tokio::process::Command::new(&self.program);
-        command.args(&self.args).envs(&self.env).stdin(Stdio::null());
+        let stdin = match &self.stdin {
+            Some(file) => Stdio::from(file.try_clone()?),
+            None => Stdio::null(),
+        };
+        command.args(&self.args).envs(&self.env).stdin(stdin);
         command.stdout(log.try_clone()?).stderr(log.try_clone()?).current_dir("/");
         // SAFETY: setsid is async-signal-safe and touches no memory of ours.
         unsafe { command.pre_exec(|| rustix::process::setsid().map(|_| ()).map_err(io::Error::from)) };

@@ -1,2 +1,67 @@
-//! The binary.
-fn main() {}
+//! The one binary: flags and wiring, nothing else. What a component does is in its crate.
+
+mod agent;
+mod flags;
+mod node_process;
+mod server;
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use flags::{Command, Flags};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let flags = Flags::parse();
+    log(&flags.log_level);
+    match run(flags.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn log(level: &str) {
+    let filter = EnvFilter::try_new(level).unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(true).init();
+}
+
+fn run(command: Command) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(std::thread::available_parallelism().map_or(2, |cores| cores.get().min(8)))
+        .enable_all()
+        .build()
+        .context("cannot start the async runtime")?;
+    runtime.block_on(async {
+        let shutdown = CancellationToken::new();
+        let signals = end_on_signal(shutdown.clone())?;
+        let outcome = match command {
+            Command::Server(flags) => server::run(flags, shutdown).await,
+            Command::Agent(flags) => agent::run(flags, shutdown).await,
+        };
+        signals.abort();
+        outcome
+    })
+}
+
+/// The first SIGTERM or SIGINT asks for an orderly end.
+fn end_on_signal(shutdown: CancellationToken) -> Result<tokio::task::AbortHandle> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    let mut tasks = tokio::task::JoinSet::new();
+    let handle = tasks.spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("ending");
+        shutdown.cancel();
+    });
+    tasks.detach_all();
+    Ok(handle)
+}

@@ -12,7 +12,7 @@ use crate::check;
 use crate::core::pod;
 use crate::entry::{columns, computed};
 use crate::fill::{Fill, fill, get, object_at, set, set_if_absent, text};
-use crate::print::{container_names, duration, images, number, selector};
+use crate::print::{container_names, images, number, selector};
 
 pub(crate) fn table() -> Vec<Column> {
     columns(&[
@@ -55,7 +55,7 @@ fn took(job: &Value, now: Timestamp) -> Value {
     let time = |field: &str| job["status"][field].as_str().and_then(clock::parse);
     Value::from(match (time("startTime"), time("completionTime")) {
         (None, _) => String::new(),
-        (Some(start), end) => duration(end.unwrap_or(now).as_second() - start.as_second()),
+        (Some(start), end) => api_machinery::table::human_duration(end.unwrap_or(now).as_second() - start.as_second()),
     })
 }
 

@@ -3,6 +3,7 @@
 //! Each takes a place and reports there. Checks of whole structures (pods, resources) have modules of their own.
 
 pub(crate) mod resources;
+pub(crate) mod table;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -67,13 +68,6 @@ pub(crate) fn required_name(at: &At, check: NameCheck, e: &mut Errors) {
 pub(crate) fn labels(at: &At, e: &mut Errors) {
     if let Some(map) = at.object() {
         api_machinery::meta::validate_labels(map, &Path::new(&at.path()), e);
-    }
-}
-
-/// A map of annotations.
-pub(crate) fn annotations(at: &At, e: &mut Errors) {
-    if let Some(map) = at.object() {
-        api_machinery::meta::validate_annotations(map, &Path::new(&at.path()), e);
     }
 }
 

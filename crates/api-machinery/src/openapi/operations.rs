@@ -196,14 +196,12 @@ impl Maker<'_> {
             });
         }
         if verbs.contains(Verb::DeleteCollection) {
-            let operation = self.operation("delete", "deletecollection", "deleteCollection", "");
             operations.push(Operation {
-                id: operation.id.replacen("deleteCollection", "deleteCollection", 1),
                 description: format!("delete collection of {kind}"),
                 parameters: DELETE.iter().chain(&SELECTION).collect(),
                 body: self.options_body(),
                 answer: Some(format!("{META}.Status")),
-                ..operation
+                ..self.operation("delete", "deletecollection", "deleteCollection", "")
             });
         }
         operations

@@ -1,6 +1,7 @@
 //! A container's environment: its own variables, what it takes from config maps and secrets, and services.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVar, EnvVarSource, Secret, Service};
 
@@ -13,11 +14,11 @@ pub struct EnvSources<'a> {
     /// The pod and its place.
     pub downward: Downward<'a>,
     /// The config maps that it mentions and that exist.
-    pub config_maps: &'a BTreeMap<String, ConfigMap>,
+    pub config_maps: &'a BTreeMap<String, Arc<ConfigMap>>,
     /// The secrets that it mentions and that exist.
-    pub secrets: &'a BTreeMap<String, Secret>,
+    pub secrets: &'a BTreeMap<String, Arc<Secret>>,
     /// Services of its namespace, and `default/kubernetes`.
-    pub services: &'a [Service],
+    pub services: &'a [Arc<Service>],
 }
 
 /// All variables, in order.
@@ -153,8 +154,8 @@ pub fn service_variables(sources: &EnvSources<'_>) -> BTreeMap<String, String> {
     let pod = sources.downward.pod;
     let links = spec(pod).enable_service_links.unwrap_or(true);
     let mut variables = BTreeMap::new();
-    let is_own = |service: &&Service| service.metadata.namespace.as_deref() == Some(namespace(pod));
-    let is_master = |service: &&Service| {
+    let is_own = |service: &&Arc<Service>| service.metadata.namespace.as_deref() == Some(namespace(pod));
+    let is_master = |service: &&Arc<Service>| {
         service.metadata.namespace.as_deref() == Some("default")
             && service.metadata.name.as_deref() == Some("kubernetes")
     };

@@ -5,6 +5,7 @@
 
 use serde_json::{Value, json};
 
+use super::volumes::SOURCES;
 use crate::fill::{Fill, at, each_mut, fill, get, object_at, remove, set, set_if_absent, text};
 
 /// Defaults of a `Pod`.
@@ -168,42 +169,8 @@ fn http_get_defaults(action: &mut Value) {
     fill(action, &[("path", Fill::Text("/")), ("scheme", Fill::Text("HTTP"))]);
 }
 
-const SOURCES: [&str; 31] = [
-    "awsElasticBlockStore",
-    "azureDisk",
-    "azureFile",
-    "cephfs",
-    "cinder",
-    "configMap",
-    "csi",
-    "downwardAPI",
-    "emptyDir",
-    "ephemeral",
-    "fc",
-    "flexVolume",
-    "flocker",
-    "gcePersistentDisk",
-    "gitRepo",
-    "glusterfs",
-    "hostPath",
-    "image",
-    "iscsi",
-    "nfs",
-    "persistentVolumeClaim",
-    "photonPersistentDisk",
-    "portworxVolume",
-    "projected",
-    "quobyte",
-    "rbd",
-    "scaleIO",
-    "secret",
-    "storageos",
-    "vsphereVolume",
-    "none",
-];
-
 fn volume_defaults(volume: &mut Value) {
-    if volume.is_object() && SOURCES.iter().all(|source| get(volume, source).is_none()) {
+    if volume.is_object() && SOURCES.iter().all(|(source, _)| get(volume, source).is_none()) {
         set(volume, "emptyDir", json!({}));
     }
     for source in ["secret", "configMap", "downwardAPI", "projected"] {

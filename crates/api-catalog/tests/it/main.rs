@@ -1,0 +1,8 @@
+//! Tests of the catalogue: fixtures as data, a walk over every entry, and rules under arbitrary input.
+
+mod defaults;
+mod fixture;
+mod invalid;
+mod survive;
+mod tables;
+mod walk;

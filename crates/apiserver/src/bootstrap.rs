@@ -1,0 +1,206 @@
+//! What must exist before anybody is served: the first namespaces, the gate's roles and priority classes, and the
+//! Services by which pods find the API server and DNS.
+//!
+//! All of it is asked for through the same path as everybody else's requests, as the server itself.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use api_machinery::meta;
+use api_machinery::resource::Resource;
+use http::{Request, StatusCode};
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+
+use crate::catalog;
+use crate::server::{ApiServer, StartError};
+use crate::types::UserInfo;
+
+/// Objects that are made at the same time, so that they share the store's commits.
+const AT_ONCE: usize = 32;
+
+/// The identity of the server's own requests.
+pub fn identity() -> UserInfo {
+    UserInfo::new("system:apiserver", &["system:masters", "system:authenticated"])
+}
+
+/// Makes what is missing and brings up to date what the server owns.
+pub async fn run(server: &Arc<ApiServer>) -> Result<(), StartError> {
+    let client = server.client(identity());
+    let namespaces = ["default", "kube-system", "kube-public", "kube-node-lease"];
+    let namespaces = namespaces.map(|name| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}));
+    ensure_all(server, &client, namespaces.into()).await?;
+    let mut objects = server.gate().bootstrap_objects();
+    objects.extend(api_service(server));
+    if let Some(address) = server.config().dns_address {
+        objects.push(dns_service(address));
+    }
+    ensure_all(server, &client, objects).await
+}
+
+async fn ensure_all(
+    server: &Arc<ApiServer>,
+    client: &kube::Client,
+    objects: Vec<Value>,
+) -> Result<(), StartError> {
+    let mut running = JoinSet::new();
+    for object in objects {
+        if running.len() >= AT_ONCE {
+            finished(running.join_next().await)?;
+        }
+        running.spawn(ensure(server.clone(), client.clone(), object));
+    }
+    while let Some(result) = running.join_next().await {
+        finished(Some(result))?;
+    }
+    Ok(())
+}
+
+fn finished(result: Option<Result<Result<(), StartError>, tokio::task::JoinError>>) -> Result<(), StartError> {
+    match result {
+        None => Ok(()),
+        Some(Ok(result)) => result,
+        Some(Err(error)) => {
+            Err(StartError::Bootstrap { what: "an object that must exist".to_owned(), error: error.to_string() })
+        }
+    }
+}
+
+/// Makes one object, or brings it up to date.
+async fn ensure(server: Arc<ApiServer>, client: kube::Client, wanted: Value) -> Result<(), StartError> {
+    let failed = |error: String| StartError::Bootstrap {
+        what: format!("{} {}", meta::kind(&wanted), meta::name(&wanted)),
+        error,
+    };
+    let resource = server
+        .catalog()
+        .of_kind(meta::api_version(&wanted), meta::kind(&wanted))
+        .ok_or_else(|| failed("no such kind".to_owned()))?;
+    let collection = collection(resource, meta::namespace(&wanted));
+    let path = format!("{collection}/{}", percent_encode(meta::name(&wanted)));
+    let existing = server.cache().resource(resource).and_then(|cache| {
+        cache.get(&catalog::key(meta::namespace(&wanted), meta::name(&wanted))).and_then(|found| found.value())
+    });
+    let request = match existing {
+        None => send("POST", &collection, &wanted),
+        Some(existing) => {
+            let own = reconcile(&wanted, &existing);
+            match own.or_else(|| server.gate().reconcile(&wanted, &existing)) {
+                Some(updated) => send("PUT", &path, &updated),
+                None => return Ok(()),
+            }
+        }
+    };
+    match client.request::<Value>(request).await {
+        Ok(_) => Ok(()),
+        // Another server was faster.
+        Err(kube::Error::Api(status)) if status.code == StatusCode::CONFLICT.as_u16() => Ok(()),
+        Err(error) => Err(failed(error.to_string())),
+    }
+}
+
+fn percent_encode(name: &str) -> String {
+    percent_encoding::utf8_percent_encode(name, percent_encoding::NON_ALPHANUMERIC).to_string()
+}
+
+fn send(method: &str, path: &str, object: &Value) -> Request<Vec<u8>> {
+    Request::builder()
+        .method(method)
+        .uri(path)
+        .header(http::header::CONTENT_TYPE, "application/json")
+        .body(object.to_string().into_bytes())
+        .expect("the path is made of names that were checked")
+}
+
+/// The path of a collection.
+fn collection(resource: &Resource, namespace: &str) -> String {
+    let root = if resource.group.is_empty() {
+        format!("/api/{}", resource.version)
+    } else {
+        format!("/apis/{}/{}", resource.group, resource.version)
+    };
+    if resource.namespaced() {
+        format!("{root}/namespaces/{namespace}/{}", resource.plural)
+    } else {
+        format!("{root}/{}", resource.plural)
+    }
+}
+
+/// The server's own address is the one thing here that may change from start to start.
+fn reconcile(wanted: &Value, existing: &Value) -> Option<Value> {
+    let field = match meta::kind(wanted) {
+        "Endpoints" => "subsets",
+        "EndpointSlice" => "endpoints",
+        _ => return None,
+    };
+    let mut updated = existing.clone();
+    updated[field] = wanted[field].clone();
+    if let Some(ports) = wanted.get("ports") {
+        updated["ports"] = ports.clone();
+    }
+    (updated != *existing).then_some(updated)
+}
+
+/// The Service `kubernetes` and where it leads.
+fn api_service(server: &ApiServer) -> Vec<Value> {
+    let config = server.config();
+    let address = config.advertise_address;
+    let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
+    let labels = json!({"component": "apiserver", "provider": "kubernetes"});
+    let mut objects = vec![json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": "kubernetes", "namespace": "default", "labels": labels},
+        "spec": {
+            "type": "ClusterIP", "clusterIP": config.service_cidr.nth(1).map(|address| address.to_string()),
+            "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": config.port}],
+        },
+    })];
+    // Endpoints may not be loopback addresses, and one of them would lead a pod to itself.
+    if !reachable(address) {
+        return objects;
+    }
+    objects.push(json!({
+        "apiVersion": "v1", "kind": "Endpoints",
+        "metadata": {
+            "name": "kubernetes", "namespace": "default",
+            "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"},
+        },
+        "subsets": [{
+            "addresses": [{"ip": address.to_string()}],
+            "ports": [{"name": "https", "port": config.port, "protocol": "TCP"}],
+        }],
+    }));
+    objects.push(json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {
+            "name": "kubernetes", "namespace": "default",
+            "labels": {"kubernetes.io/service-name": "kubernetes"},
+        },
+        "addressType": family,
+        "endpoints": [{"addresses": [address.to_string()], "conditions": {"ready": true}}],
+        "ports": [{"name": "https", "port": config.port, "protocol": "TCP"}],
+    }));
+    objects
+}
+
+fn reachable(address: IpAddr) -> bool {
+    !address.is_loopback() && !address.is_unspecified()
+}
+
+/// The Service of cluster DNS. Nothing is selected: the node's proxy answers at its address.
+fn dns_service(address: Ipv4Addr) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {
+            "name": "kube-dns", "namespace": "kube-system",
+            "labels": {"k8s-app": "kube-dns", "kubernetes.io/cluster-service": "true", "kubernetes.io/name": "CoreDNS"},
+        },
+        "spec": {
+            "type": "ClusterIP", "clusterIP": address.to_string(),
+            "ports": [
+                {"name": "dns", "port": 53, "protocol": "UDP", "targetPort": 53},
+                {"name": "dns-tcp", "port": 53, "protocol": "TCP", "targetPort": 53},
+            ],
+        },
+    })
+}

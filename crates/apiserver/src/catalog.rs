@@ -1,0 +1,104 @@
+//! The resources that this server serves, found by path and by key.
+//!
+//! Filled once from the catalogue of built-ins. Says what exists, never what to do with it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use api_machinery::resource::{Resource, Storage};
+
+/// Where all objects are stored.
+pub const REGISTRY: &str = "/registry/";
+
+/// Group and plural name: what is stored once, whatever the version.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct GroupResource {
+    /// Empty for core.
+    pub group: String,
+    /// Such as `pods`.
+    pub plural: String,
+}
+
+impl GroupResource {
+    /// By name.
+    pub fn new(group: &str, plural: &str) -> GroupResource {
+        GroupResource { group: group.to_owned(), plural: plural.to_owned() }
+    }
+
+    /// Where objects of the resource are stored, with a slash at the end.
+    pub fn prefix(&self) -> String {
+        if self.group.is_empty() {
+            format!("{REGISTRY}{}/", self.plural)
+        } else {
+            format!("{REGISTRY}{}/{}/", self.group, self.plural)
+        }
+    }
+}
+
+/// Where objects of `resource` are stored, with a slash at the end.
+pub fn prefix(resource: &Resource) -> String {
+    GroupResource::new(&resource.group, &resource.plural).prefix()
+}
+
+/// The key of an object below its resource's prefix.
+pub fn key(namespace: &str, name: &str) -> String {
+    if namespace.is_empty() { name.to_owned() } else { format!("{namespace}/{name}") }
+}
+
+/// All resources.
+#[derive(Debug, Default)]
+pub struct Catalog {
+    all: Vec<Arc<Resource>>,
+    by_path: BTreeMap<(String, String, String), Arc<Resource>>,
+}
+
+impl Catalog {
+    /// A catalogue of these.
+    pub fn new(resources: impl IntoIterator<Item = Arc<Resource>>) -> Catalog {
+        let all: Vec<Arc<Resource>> = resources.into_iter().collect();
+        let by_path = all
+            .iter()
+            .map(|resource| {
+                let path = (resource.group.to_string(), resource.version.to_string(), resource.plural.to_string());
+                (path, resource.clone())
+            })
+            .collect();
+        Catalog { all, by_path }
+    }
+
+    /// In the catalogue's order.
+    pub fn all(&self) -> &[Arc<Resource>] {
+        &self.all
+    }
+
+    /// One resource by the three words in its path.
+    pub fn find(&self, group: &str, version: &str, plural: &str) -> Option<&Arc<Resource>> {
+        self.by_path.get(&(group.to_owned(), version.to_owned(), plural.to_owned()))
+    }
+
+    /// A resource by kind.
+    pub fn of_kind(&self, api_version: &str, kind: &str) -> Option<&Arc<Resource>> {
+        self.all.iter().find(|resource| resource.kind == kind && resource.api_version() == api_version)
+    }
+
+    /// A resource in any version.
+    pub fn any_version(&self, group: &str, plural: &str) -> Option<&Arc<Resource>> {
+        self.all.iter().find(|resource| resource.group == group && resource.plural == plural)
+    }
+
+    /// What is kept in the store, once for each group and plural.
+    pub fn stored(&self) -> BTreeMap<GroupResource, Arc<Resource>> {
+        let mut stored = BTreeMap::new();
+        for resource in self.all.iter().filter(|resource| resource.storage == Storage::Stored) {
+            stored
+                .entry(GroupResource::new(&resource.group, &resource.plural))
+                .or_insert_with(|| resource.clone());
+        }
+        stored
+    }
+
+    /// Whether a version of a group exists.
+    pub fn has_version(&self, group: &str, version: &str) -> bool {
+        self.all.iter().any(|resource| resource.group == group && resource.version == version)
+    }
+}

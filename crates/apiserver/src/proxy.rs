@@ -1,0 +1,206 @@
+//! Streams from kubelets: the log of a container.
+//!
+//! Which address a node has is looked at before anything is sent to it, and what a kubelet answers is passed on only when it
+//! is an answer: never a redirect. How bytes travel is behind `Kubelets`.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use api_machinery::field::{Errors, Path};
+use api_machinery::meta;
+use api_machinery::status::{ApiError, Reason};
+use async_trait::async_trait;
+use http::header::{CONTENT_TYPE, HeaderValue};
+use http::{Response, StatusCode};
+use serde_json::Value;
+
+use crate::registry::current;
+use crate::request::respond::Answer;
+use crate::request::route::ResourceCall;
+use crate::server::ApiServer;
+use crate::types::{Body, Lookup};
+
+/// Where a kubelet listens unless its node says otherwise.
+const KUBELET_PORT: u64 = 10250;
+
+/// Where a kubelet is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KubeletAddress {
+    /// The node's name, which its certificate is for as well.
+    pub node: String,
+    /// The address that was checked and must be used.
+    pub address: IpAddr,
+    /// The port.
+    pub port: u16,
+}
+
+/// Why a kubelet did not answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct KubeletError(pub String);
+
+/// How kubelets are reached: TLS with the server's client certificate, or a fake.
+#[async_trait]
+pub trait Kubelets: Send + Sync {
+    /// GET of a path and query. The body streams.
+    async fn get(&self, kubelet: &KubeletAddress, path_and_query: &str) -> Result<Response<Body>, KubeletError>;
+}
+
+/// Kubelets that cannot be reached, for servers without nodes.
+#[derive(Debug, Default)]
+pub struct NoKubelets;
+
+#[async_trait]
+impl Kubelets for NoKubelets {
+    async fn get(&self, kubelet: &KubeletAddress, _: &str) -> Result<Response<Body>, KubeletError> {
+        Err(KubeletError(format!("no way to the kubelet of node {}", kubelet.node)))
+    }
+}
+
+/// `pods/NAME/log`.
+pub async fn log(server: &Arc<ApiServer>, call: &ResourceCall) -> Result<Answer, ApiError> {
+    let options = log_options(call)?;
+    let pod = current(server, call).await?.and_then(|pod| pod.value());
+    let pod = pod.ok_or_else(|| crate::registry::not_found(call))?;
+    let container = container(call, &pod)?;
+    let node = pod.pointer("/spec/nodeName").and_then(Value::as_str).unwrap_or_default();
+    if node.is_empty() {
+        let text = format!("pod {} does not have a host assigned", meta::name(&pod));
+        return Err(ApiError::bad_request(text));
+    }
+    let node = server.cache().get("", "nodes", "", node).await?.ok_or_else(|| ApiError::not_found("", "nodes", node))?;
+    let kubelet = address(server, &node)?;
+    let encode = |text: &str| percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string();
+    let path = format!(
+        "/containerLogs/{}/{}/{}{options}",
+        encode(meta::namespace(&pod)),
+        encode(meta::name(&pod)),
+        encode(&container)
+    );
+    let answer = server.kubelets().get(&kubelet, &path).await.map_err(|error| {
+        ApiError::internal(format_args!("the kubelet of node {} did not answer: {error}", kubelet.node))
+    })?;
+    pass_on(&kubelet, answer).map(Answer::whole)
+}
+
+/// What a kubelet said, unless it tries to send the server elsewhere.
+fn pass_on(kubelet: &KubeletAddress, answer: Response<Body>) -> Result<Response<Body>, ApiError> {
+    let (parts, body) = answer.into_parts();
+    if parts.status.is_redirection() || parts.status.is_informational() {
+        let text = format!("the kubelet of node {} answered {}", kubelet.node, parts.status.as_u16());
+        return Err(ApiError::new(Reason::InternalError, text).with_code(StatusCode::BAD_GATEWAY.as_u16()));
+    }
+    let mut response = Response::new(body);
+    *response.status_mut() = parts.status;
+    let plain = HeaderValue::from_static("text/plain");
+    let media = parts.headers.get(CONTENT_TYPE).cloned().unwrap_or(plain);
+    response.headers_mut().insert(CONTENT_TYPE, media);
+    Ok(response)
+}
+
+/// The query for the kubelet, from `PodLogOptions`.
+fn log_options(call: &ResourceCall) -> Result<String, ApiError> {
+    let query = &call.query;
+    let mut errors = Errors::new();
+    let mut pairs: Vec<(&str, String)> = Vec::new();
+    for flag in ["follow", "previous", "timestamps"] {
+        if query.flag(flag) {
+            pairs.push((flag, "true".to_owned()));
+        }
+    }
+    for (field, least) in [("tailLines", 0), ("limitBytes", 1), ("sinceSeconds", 1)] {
+        let Some(number) = query.integer(field)? else { continue };
+        if number < least {
+            let detail = if least == 0 { "must be greater than or equal to 0" } else { "must be greater than 0" };
+            errors.invalid(&Path::new(field), number, detail);
+        }
+        pairs.push((field, number.to_string()));
+    }
+    if let Some(time) = query.get("sinceTime").filter(|time| !time.is_empty()) {
+        if api_machinery::clock::parse(time).is_none() {
+            return Err(ApiError::bad_request(format!("sinceTime: {time:?} is not a time in RFC 3339 form")));
+        }
+        if pairs.iter().any(|(field, _)| *field == "sinceSeconds") {
+            let detail = "at most one of `sinceTime` or `sinceSeconds` may be specified";
+            errors.forbidden(&Path::new("sinceSeconds"), detail);
+        }
+        pairs.push(("sinceTime", time.to_owned()));
+    }
+    if let Some(stream) = query.get("stream").filter(|stream| !stream.is_empty()) {
+        if !matches!(stream, "All" | "Stdout" | "Stderr") {
+            errors.not_supported(&Path::new("stream"), stream, &["All", "Stderr", "Stdout"]);
+        }
+        pairs.push(("stream", stream.to_owned()));
+    }
+    if !errors.is_empty() {
+        return Err(ApiError::invalid("", "PodLogOptions", &call.info.name, errors));
+    }
+    let encode = |text: &str| percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string();
+    let pairs: Vec<String> = pairs.iter().map(|(field, value)| format!("{field}={}", encode(value))).collect();
+    Ok(if pairs.is_empty() { String::new() } else { format!("?{}", pairs.join("&")) })
+}
+
+fn names<'a>(pod: &'a Value, field: &str) -> Vec<&'a str> {
+    let list = pod.get("spec").and_then(|spec| spec.get(field)).and_then(Value::as_array);
+    list.into_iter().flatten().filter_map(|container| container.get("name")?.as_str()).collect()
+}
+
+/// The container that is asked for, or the only one.
+fn container(call: &ResourceCall, pod: &Value) -> Result<String, ApiError> {
+    let containers = names(pod, "containers");
+    let (init, ephemeral) = (names(pod, "initContainers"), names(pod, "ephemeralContainers"));
+    let pod_name = meta::name(pod);
+    match call.query.get("container").filter(|name| !name.is_empty()) {
+        Some(name) => {
+            let known = containers.iter().chain(&init).chain(&ephemeral).any(|other| *other == name);
+            if known {
+                return Ok(name.to_owned());
+            }
+            Err(ApiError::bad_request(format!("container {name} is not valid for pod {pod_name}")))
+        }
+        None => match containers.as_slice() {
+            [only] => Ok((*only).to_owned()),
+            several => {
+                let mut text = format!(
+                    "a container name must be specified for pod {pod_name}, choose one of: [{}]",
+                    several.join(" ")
+                );
+                if !init.is_empty() {
+                    text.push_str(&format!(" or one of the init containers: [{}]", init.join(" ")));
+                }
+                if !ephemeral.is_empty() {
+                    text.push_str(&format!(" or one of the ephemeral containers: [{}]", ephemeral.join(" ")));
+                }
+                Err(ApiError::bad_request(text))
+            }
+        },
+    }
+}
+
+/// The address of a node's kubelet. Only literal addresses count, so that nothing is resolved, and none that would lead
+/// the server to itself or to a cloud's metadata.
+fn address(server: &ApiServer, node: &Value) -> Result<KubeletAddress, ApiError> {
+    let name = meta::name(node);
+    let list = node.pointer("/status/addresses").and_then(Value::as_array);
+    let of = |kind: &str| {
+        let mut entries = list.into_iter().flatten();
+        entries.find(|entry| entry["type"] == kind).and_then(|entry| entry["address"].as_str())
+    };
+    let text = of("InternalIP").or_else(|| of("ExternalIP"));
+    let text = text.ok_or_else(|| ApiError::bad_request(format!("node {name} has no address yet")))?;
+    let address: IpAddr =
+        text.parse().map_err(|_| ApiError::bad_request(format!("node {name} has an address that is none: {text:?}")))?;
+    let refused = match address {
+        IpAddr::V4(address) => address.is_link_local() || address.is_multicast() || address.is_broadcast(),
+        IpAddr::V6(address) => address.is_unicast_link_local() || address.is_multicast(),
+    };
+    // A server that itself listens on loopback only has its node there too.
+    let loopback = address.is_loopback() && !server.config().advertise_address.is_loopback();
+    if refused || loopback || address.is_unspecified() {
+        return Err(ApiError::bad_request(format!("address {address} of node {name} is not one to proxy to")));
+    }
+    let port = node.pointer("/status/daemonEndpoints/kubeletEndpoint/Port").and_then(Value::as_u64);
+    let port = u16::try_from(port.filter(|port| *port != 0).unwrap_or(KUBELET_PORT));
+    let port = port.map_err(|_| ApiError::bad_request(format!("node {name} has a port that is none")))?;
+    Ok(KubeletAddress { node: name.to_owned(), address, port })
+}

@@ -1,0 +1,157 @@
+//! POST: a new object.
+
+use api_machinery::meta;
+use api_machinery::resource::Resource;
+use api_machinery::status::ApiError;
+use http::StatusCode;
+use serde_json::Value;
+
+use crate::allocation;
+use crate::request::admit::Admission;
+use crate::request::commit::{self, Committed};
+use crate::request::decode::{self, Body};
+use crate::request::query::WriteOptions;
+use crate::request::respond::Answer;
+use crate::request::route::ResourceCall;
+use crate::request::validate;
+use crate::server::ApiServer;
+use crate::types::Operation;
+use crate::watch::Cached;
+
+/// Names that are tried for one `generateName`.
+const NAMES: usize = 8;
+/// Attempts when something else than the name collided.
+const ATTEMPTS: usize = 16;
+/// The longest prefix that leaves room for a suffix in 63 characters.
+const PREFIX: usize = 58;
+/// The characters that are added to a prefix.
+const SUFFIX: usize = 5;
+
+/// Creates an object from a body.
+pub async fn create(server: &ApiServer, call: &ResourceCall, body: &Body) -> Result<Answer, ApiError> {
+    let options = WriteOptions::parse(&call.query, "CreateOptions")?;
+    let mut warnings = Vec::new();
+    let object = decode::object(call, body, options.field_validation, &mut warnings)?;
+    let made = create_object(server, call, object, &options, &mut warnings).await?;
+    Ok(Answer::object(made.into()).with_code(StatusCode::CREATED).with_warnings(warnings))
+}
+
+/// Creates a decoded object; also what PUT to a new name does where that is allowed.
+pub async fn create_object(
+    server: &ApiServer,
+    call: &ResourceCall,
+    object: Value,
+    options: &WriteOptions,
+    warnings: &mut Vec<String>,
+) -> Result<Cached, ApiError> {
+    let generated = meta::name(&object).is_empty() && !meta::generate_name(&object).is_empty();
+    let tries = if generated { NAMES } else { 1 };
+    let mut taken = String::new();
+    for _ in 0..tries {
+        warnings.truncate(decode::MAX_WARNINGS);
+        let mut attempt = object.clone();
+        prepare(server, call, &mut attempt)?;
+        taken = meta::name(&attempt).to_owned();
+        match create_named(server, call, attempt, options, warnings).await? {
+            Some(made) => return Ok(made),
+            None => continue,
+        }
+    }
+    let (group, plural) = call.names();
+    Err(if generated {
+        ApiError::generate_name_conflict(group, plural, &taken, 1)
+    } else {
+        ApiError::already_exists(group, plural, &taken)
+    })
+}
+
+/// Sets what only the server may set.
+fn prepare(server: &ApiServer, call: &ResourceCall, object: &mut Value) -> Result<(), ApiError> {
+    let resource = &*call.stored;
+    if !meta::resource_version(object).is_empty() {
+        return Err(ApiError::bad_request("resourceVersion should not be set on objects to be created"));
+    }
+    place(resource, &call.namespace, object)?;
+    let prefix = meta::generate_name(object);
+    if meta::name(object).is_empty() && !prefix.is_empty() {
+        let cut = prefix.char_indices().map(|(at, _)| at).take_while(|at| *at <= PREFIX).last().unwrap_or(0);
+        let cut = if prefix.len() <= PREFIX { prefix.len() } else { cut };
+        let name = format!("{}{}", &prefix[..cut], server.entropy().suffix(SUFFIX));
+        meta::set_name(object, &name);
+    }
+    meta::set_uid(object, &server.entropy().uuid());
+    let now = server.clock().now_rfc3339();
+    let metadata = meta::metadata_mut(object);
+    for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "managedFields", "generation"] {
+        metadata.remove(field);
+    }
+    metadata.insert("creationTimestamp".to_owned(), now.into());
+    if resource.has_generation {
+        meta::set_generation(object, 1);
+    }
+    (resource.rules.prepare_create)(object);
+    decode::default(resource, object);
+    Ok(())
+}
+
+/// The namespace of the path is the object's; another one in the body is an error.
+pub fn place(resource: &Resource, namespace: &str, object: &mut Value) -> Result<(), ApiError> {
+    if !resource.namespaced() {
+        meta::set_namespace(object, "");
+        return Ok(());
+    }
+    match meta::namespace(object) {
+        "" => meta::set_namespace(object, namespace),
+        own if own == namespace => {}
+        _ => {
+            return Err(ApiError::bad_request(
+                "the namespace of the provided object does not match the namespace sent on the request",
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Admission, validation and commit for an object with its final name; `None` when the name is taken.
+async fn create_named(
+    server: &ApiServer,
+    call: &ResourceCall,
+    object: Value,
+    options: &WriteOptions,
+    warnings: &mut Vec<String>,
+) -> Result<Option<Cached>, ApiError> {
+    let name = meta::name(&object).to_owned();
+    let key = crate::catalog::key(&call.namespace, &name);
+    let store_key = format!("{}{key}", call.prefix());
+    for _ in 0..ATTEMPTS {
+        let mut attempt = object.clone();
+        let admission = Admission {
+            call,
+            operation: Operation::Create,
+            old: None,
+            dry_run: options.dry_run,
+            options: &options.to_value("CreateOptions"),
+        };
+        admission.mutate(server, Some(&mut attempt), warnings).await?;
+        decode::default(&call.stored, &mut attempt);
+        validate::created(call, &attempt)?;
+        warnings.extend((call.stored.rules.warnings)(&attempt, None));
+        let claims = allocation::plan(server, call, None, Some(&mut attempt)).await?;
+        admission.check(server, Some(&mut attempt), warnings).await?;
+        let bytes = commit::encode(&attempt)?;
+        let exists = server.store().get(&store_key).await.map_err(commit::store_error)?.is_some();
+        if exists {
+            return Ok(None);
+        }
+        if options.dry_run {
+            return Ok(Some(Cached::new(&key, bytes, 0)));
+        }
+        let txn = claims.join(commit::creation(&store_key, bytes.clone()));
+        if let Committed::Done(revision) = commit::commit(server, txn).await? {
+            return Ok(Some(Cached::new(&key, bytes, revision)));
+        }
+        // Somebody took the name, or the address that was to be claimed; the next round tells which.
+    }
+    let (group, plural) = call.names();
+    Err(ApiError::server_timeout(group, plural, "create", 1))
+}

@@ -1,0 +1,90 @@
+//! What each verb does to an object, the same for every resource.
+//!
+//! A kind's own rules come from its catalogue entry. Only subresources that are protocols of their own (binding,
+//! eviction, finalize, scale, token, log) have a file; nothing here is a handler for a kind.
+
+mod binding;
+mod create;
+mod delete;
+mod eviction;
+mod lens;
+mod list;
+mod patch;
+mod review;
+mod update;
+
+use std::sync::Arc;
+
+use api_machinery::status::ApiError;
+
+pub use self::lens::Lens;
+pub use self::list::Page;
+use crate::proxy;
+use crate::request::decode::Body;
+use crate::request::respond::Answer;
+use crate::request::route::ResourceCall;
+use crate::server::ApiServer;
+use crate::watch::Cached;
+
+/// Answers a get, list, watch or a stream.
+pub async fn read(server: &Arc<ApiServer>, call: &ResourceCall) -> Result<Answer, ApiError> {
+    match (call.info.subresource.as_str(), call.info.verb.as_str()) {
+        ("log", _) => proxy::log(server, call).await,
+        ("", "list") => list::list(server, call).await,
+        ("", "watch") => list::watch(server, call).await,
+        (subresource, _) => {
+            let lens = Lens::of(&call.stored, subresource)?;
+            get(server, call, &lens).await
+        }
+    }
+}
+
+async fn get(server: &ApiServer, call: &ResourceCall, lens: &Lens) -> Result<Answer, ApiError> {
+    let asked = crate::request::query::resource_version(call.query.get("resourceVersion").unwrap_or_default())?;
+    let object = match (asked, server.cache().resource(&call.stored)) {
+        // Any state will do, or any that is not older than the one asked for: the cache has it.
+        (Some(revision), Some(cache)) => {
+            server.cache().reach(revision).await?;
+            cache.get(&call.key())
+        }
+        _ => current(server, call).await?.map(Arc::new),
+    };
+    let object = object.ok_or_else(|| not_found(call))?;
+    if lens.is_whole() {
+        return Ok(Answer::object(object));
+    }
+    let value = object.value().ok_or_else(|| ApiError::internal("the stored object does not decode"))?;
+    Ok(Answer::value(lens.view(&value)))
+}
+
+/// The newest state in the store.
+pub(crate) async fn current(server: &ApiServer, call: &ResourceCall) -> Result<Option<Cached>, ApiError> {
+    let key = call.key();
+    let found = server.store().get(&call.store_key()).await.map_err(crate::request::commit::store_error)?;
+    Ok(found.map(|item| Cached::new(&key, item.value, item.mod_revision)))
+}
+
+/// The 404 of a call.
+pub(crate) fn not_found(call: &ResourceCall) -> ApiError {
+    let (group, plural) = call.names();
+    ApiError::not_found(group, plural, &call.info.name)
+}
+
+/// Does what a create, update, patch or delete asks for.
+pub async fn write(server: &Arc<ApiServer>, call: &ResourceCall, body: &Body) -> Result<Answer, ApiError> {
+    use api_machinery::resource::Storage;
+    if call.resource.storage == Storage::Review {
+        return review::review(server, call, body).await;
+    }
+    match (call.info.subresource.as_str(), call.info.verb.as_str()) {
+        ("binding", "create") => binding::bind(server, call, body).await,
+        ("eviction", "create") => eviction::evict(server, call, body).await,
+        ("token", "create") => review::token(server, call, body).await,
+        ("", "create") => create::create(server, call, body).await,
+        ("", "delete") => delete::delete(server, call, body).await,
+        ("", "deletecollection") => delete::delete_collection(server, call, body).await,
+        (_, "update") => update::replace(server, call, body).await,
+        (_, "patch") => patch::patch(server, call, body).await,
+        _ => Err(ApiError::method_not_allowed()),
+    }
+}

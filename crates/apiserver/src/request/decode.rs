@@ -1,0 +1,150 @@
+//! The decoding stage: a bounded body becomes a value under the resource's schema.
+//!
+//! Unknown and duplicate fields and wrong types are found here, before any rule of a kind sees the object.
+
+use api_machinery::decode::{self, Format};
+use api_machinery::field::Errors;
+use api_machinery::resource::Resource;
+use api_machinery::status::ApiError;
+use api_machinery::structural::{self, Checks, FieldValidation};
+use api_machinery::{meta, resource};
+use bytes::Bytes;
+use http::HeaderMap;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde_json::Value;
+
+use super::route::ResourceCall;
+use crate::types::RequestBody;
+
+/// Warnings that are sent at most.
+pub const MAX_WARNINGS: usize = 50;
+
+/// A body that was read whole.
+#[derive(Clone, Debug)]
+pub struct Body {
+    /// The bytes.
+    pub bytes: Bytes,
+    /// The media type in lower case without parameters, or empty.
+    pub media: String,
+}
+
+/// Reads a body up to a limit.
+pub async fn read(headers: &HeaderMap, body: RequestBody, limit: usize) -> Result<Body, ApiError> {
+    let text = |name| headers.get(name).and_then(|value: &http::HeaderValue| value.to_str().ok());
+    let announced = text(CONTENT_LENGTH).and_then(|length| length.parse::<usize>().ok());
+    if announced.is_some_and(|length| length > limit) {
+        return Err(ApiError::body_too_large(limit));
+    }
+    let bytes = Limited::new(body, limit).collect().await.map_err(|error| {
+        if error.downcast_ref::<LengthLimitError>().is_some() {
+            ApiError::body_too_large(limit)
+        } else {
+            ApiError::bad_request(format!("the body could not be read: {error}"))
+        }
+    })?;
+    let media = text(CONTENT_TYPE).unwrap_or_default();
+    let media = media.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    Ok(Body { bytes: bytes.to_bytes(), media })
+}
+
+fn format(body: &Body) -> Result<Format, ApiError> {
+    api_machinery::negotiate::content_type(Some(&body.media))
+}
+
+/// An object of the call's resource, in the form in which it is stored.
+pub fn object(
+    call: &ResourceCall,
+    body: &Body,
+    validation: FieldValidation,
+    warnings: &mut Vec<String>,
+) -> Result<Value, ApiError> {
+    let resource = &*call.resource;
+    let decoded = decode::decode(format(body)?, &body.bytes, Some(resource.schema.view()))?;
+    let mut value = decoded.value;
+    must_be_object(&value)?;
+    check_kind(resource, &mut value)?;
+    warnings.extend(validation.judge(decoded.findings, &resource.kind, &resource.version)?);
+    types(resource, &value)?;
+    Ok(call.to_stored(value))
+}
+
+/// A patched object: pruned and checked as a decoded one is.
+pub fn structured(
+    call: &ResourceCall,
+    mut value: Value,
+    validation: FieldValidation,
+    warnings: &mut Vec<String>,
+) -> Result<Value, ApiError> {
+    let resource = &*call.resource;
+    must_be_object(&value)?;
+    if decode::is_too_deep(&value) {
+        return Err(ApiError::bad_request(decode::DecodeError::TooDeep.to_string()));
+    }
+    let findings = structural::prune(&mut value, resource.schema.view());
+    warnings.extend(validation.judge(findings, &resource.kind, &resource.version)?);
+    types(resource, &value)?;
+    Ok(value)
+}
+
+/// An object of some other kind than the resource's, such as `DeleteOptions`.
+pub fn untyped(body: &Body) -> Result<Value, ApiError> {
+    let decoded = decode::decode(format(body)?, &body.bytes, None)?;
+    must_be_object(&decoded.value)?;
+    Ok(decoded.value)
+}
+
+/// A merge patch or strategic merge patch, in which `null` means something.
+pub fn patch_object(
+    call: &ResourceCall,
+    body: &Body,
+    validation: FieldValidation,
+    warnings: &mut Vec<String>,
+) -> Result<Value, ApiError> {
+    let decoded = decode::json(&body.bytes, None)?;
+    must_be_object(&decoded.value)?;
+    warnings.extend(validation.judge(decoded.findings, &call.resource.kind, &call.resource.version)?);
+    Ok(decoded.value)
+}
+
+fn must_be_object(value: &Value) -> Result<(), ApiError> {
+    if value.is_object() {
+        return Ok(());
+    }
+    Err(ApiError::bad_request("the body of the request must be an object"))
+}
+
+/// The body must be of the path's kind; what it does not say is filled in.
+fn check_kind(resource: &Resource, value: &mut Value) -> Result<(), ApiError> {
+    let expected = resource.api_version();
+    let (version, kind) = (meta::api_version(value), meta::kind(value));
+    if !version.is_empty() && version != expected {
+        return Err(ApiError::bad_request(format!(
+            "the API version in the data ({version}) does not match the expected API version ({expected})"
+        )));
+    }
+    if !kind.is_empty() && kind != resource.kind {
+        return Err(ApiError::bad_request(format!(
+            "{kind} in version {:?} cannot be handled as a {}: the path is for another kind",
+            resource.version, resource.kind
+        )));
+    }
+    value["apiVersion"] = expected.into();
+    value["kind"] = resource.kind.as_ref().into();
+    Ok(())
+}
+
+fn types(resource: &Resource, value: &Value) -> Result<(), ApiError> {
+    let mut errors = Errors::new();
+    structural::validate(value, resource.schema.view(), Checks::BUILT_IN, &mut errors);
+    if errors.is_empty() {
+        return Ok(());
+    }
+    Err(ApiError::invalid(&resource.group, &resource.kind, meta::name(value), errors))
+}
+
+/// Fills in what the schema and then the kind's own rule say.
+pub fn default(resource: &resource::Resource, object: &mut Value) {
+    structural::apply_defaults(object, resource.schema.view());
+    (resource.rules.default)(object);
+}

@@ -1,0 +1,67 @@
+//! The path of a request. `serve` reads like the list of its stages, one file each:
+//! authenticate -> flow control -> authorize -> decode -> admit -> validate -> commit -> respond.
+//!
+//! No kind is named here. What a verb does between decoding and committing is in `registry`.
+
+pub mod admit;
+pub mod authenticate;
+pub mod authorize;
+pub mod commit;
+pub mod decode;
+pub mod flow;
+pub mod negotiate;
+pub mod path;
+pub mod query;
+pub mod respond;
+pub mod route;
+pub mod validate;
+
+use std::sync::Arc;
+
+use api_machinery::status::ApiError;
+use http::request::Parts;
+use http::{Request, Response};
+
+use self::query::Query;
+use self::route::Route;
+use crate::discovery;
+use crate::registry;
+use crate::server::ApiServer;
+use crate::types::{Body, RequestBody};
+
+/// Answers a request; whatever goes wrong becomes a `Status`.
+pub async fn handle(server: &Arc<ApiServer>, request: Request<RequestBody>) -> Response<Body> {
+    let (parts, body) = request.into_parts();
+    let head = parts.method == http::Method::HEAD;
+    let response = match serve(server, parts, body).await {
+        Ok(response) => response,
+        Err(error) => respond::error(&error),
+    };
+    if head { respond::without_body(response) } else { response }
+}
+
+async fn serve(server: &Arc<ApiServer>, parts: Parts, body: RequestBody) -> Result<Response<Body>, ApiError> {
+    let query = Query::parse(parts.uri.query().unwrap_or_default())?;
+    let parsed = path::parse(&parts.method, parts.uri.path(), &query)?;
+    let user = authenticate::user(server, &parts).await?;
+    let permit = flow::enter(server, &user, &parsed.info).await?;
+    authorize::check(server, &user, &parsed.info).await?;
+    match route::find(server, &parts, parsed, query, user)? {
+        Route::Document(call) => discovery::serve(server, &call).await,
+        Route::Read(call) => {
+            let answer = registry::read(server, &call).await?;
+            respond::send(server, &call, answer, permit)
+        }
+        Route::Write(call) => {
+            let body = decode::read(&parts.headers, body, server.config().max_body).await?;
+            let server = server.clone();
+            // From here on the work belongs to the server: a client that goes away does not leave it half done.
+            let own = server.clone();
+            let work = async move {
+                let answer = registry::write(&server, &call, &body).await?;
+                respond::send(&server, &call, answer, permit)
+            };
+            own.run(Box::pin(work)).await
+        }
+    }
+}

@@ -1,0 +1,359 @@
+//! The last stage: an answer becomes bytes in the shape and format that the client asked for.
+//!
+//! Plain JSON goes out as it is stored, with the revision spliced in; only tables, metadata and YAML are made from
+//! values.
+
+use std::sync::Arc;
+
+use api_machinery::decode::Format;
+use api_machinery::negotiate::Transform;
+use api_machinery::status::ApiError;
+use bytes::{Bytes, BytesMut};
+use http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WARNING};
+use http::{Response, StatusCode};
+use http_body_util::{BodyExt, Full, StreamBody};
+use serde_json::Value;
+
+use super::negotiate::Accept;
+use super::route::ResourceCall;
+use crate::registry::Page;
+use crate::server::ApiServer;
+use crate::table;
+use crate::types::{Body, BoxError, Permit};
+use crate::watch::{Cached, WatchPlan, watch_body};
+
+/// Bodies from this size on are compressed for clients that can read it.
+const COMPRESS_FROM: usize = 128 << 10;
+/// Lists up to this size are sent in one piece.
+const WHOLE_UP_TO: usize = 64 << 10;
+/// The size of the pieces of longer ones.
+const PIECE: usize = 64 << 10;
+
+/// What a verb comes to.
+pub struct Answer {
+    code: StatusCode,
+    warnings: Vec<String>,
+    what: What,
+}
+
+enum What {
+    Object(Arc<Cached>),
+    Value(Value),
+    List(Page),
+    Watch(Box<WatchPlan>),
+    Whole(Response<Body>),
+}
+
+impl Answer {
+    fn new(what: What) -> Answer {
+        Answer { code: StatusCode::OK, warnings: Vec::new(), what }
+    }
+
+    /// A stored object.
+    pub fn object(object: Arc<Cached>) -> Answer {
+        Answer::new(What::Object(object))
+    }
+
+    /// Something computed.
+    pub fn value(value: Value) -> Answer {
+        Answer::new(What::Value(value))
+    }
+
+    /// A list.
+    pub fn list(page: Page) -> Answer {
+        Answer::new(What::List(page))
+    }
+
+    /// A watch.
+    pub fn watch(plan: WatchPlan) -> Answer {
+        Answer::new(What::Watch(Box::new(plan)))
+    }
+
+    /// A response that is finished already, such as a stream from elsewhere.
+    pub fn whole(response: Response<Body>) -> Answer {
+        Answer::new(What::Whole(response))
+    }
+
+    /// Another code than 200.
+    pub fn with_code(mut self, code: StatusCode) -> Answer {
+        self.code = code;
+        self
+    }
+
+    /// Adds `Warning` headers.
+    pub fn with_warnings(mut self, warnings: Vec<String>) -> Answer {
+        self.warnings.extend(warnings);
+        self
+    }
+}
+
+/// Writes an answer. The permit is given back when the head of the response is ready: bodies are pulled by the client
+/// at its own pace and must not keep others out.
+pub fn send(
+    server: &Arc<ApiServer>,
+    call: &ResourceCall,
+    answer: Answer,
+    permit: Permit,
+) -> Result<Response<Body>, ApiError> {
+    let Answer { code, warnings, what } = answer;
+    let mut response = match what {
+        What::Object(object) => one(server, call, &object)?,
+        What::Value(value) => value_response(&value, call.accept),
+        What::List(page) => list(server, call, page)?,
+        What::Watch(plan) => watch(server, call, *plan)?,
+        What::Whole(response) => response,
+    };
+    if code != StatusCode::OK {
+        *response.status_mut() = code;
+    }
+    for warning in warnings.iter().take(super::decode::MAX_WARNINGS) {
+        if let Some(value) = warning_header(warning) {
+            response.headers_mut().append(WARNING, value);
+        }
+    }
+    drop(permit);
+    Ok(response)
+}
+
+/// RFC 7234: code 299, no agent, a quoted text.
+fn warning_header(text: &str) -> Option<HeaderValue> {
+    let clean: String = text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect();
+    let quoted = clean.replace('\\', "\\\\").replace('"', "\\\"");
+    HeaderValue::from_bytes(format!("299 - \"{quoted}\"").as_bytes()).ok()
+}
+
+fn one(server: &ApiServer, call: &ResourceCall, object: &Arc<Cached>) -> Result<Response<Body>, ApiError> {
+    let plain = call.accept.transform == Transform::None && call.resource.view_of.is_none();
+    if plain && call.accept.format == Format::Json {
+        let mut out = BytesMut::with_capacity(object.bytes.len() + 64);
+        object.write_json(&mut out);
+        return Ok(whole(out.freeze(), call.accept));
+    }
+    let value = shown(call, object)?;
+    let value = match call.accept.transform {
+        Transform::None => value,
+        Transform::Table => table::table(server, call, std::slice::from_ref(&value), None),
+        Transform::PartialObjectMetadata | Transform::PartialObjectMetadataList => table::metadata_of(&value),
+    };
+    Ok(value_response(&value, call.accept))
+}
+
+/// An object as a value in the version of the path.
+pub fn shown(call: &ResourceCall, object: &Cached) -> Result<Value, ApiError> {
+    let value = object.value().ok_or_else(|| ApiError::internal("a stored object does not decode"))?;
+    Ok(call.to_view(Arc::unwrap_or_clone(value)))
+}
+
+fn list(server: &ApiServer, call: &ResourceCall, page: Page) -> Result<Response<Body>, ApiError> {
+    let plain = call.accept.transform == Transform::None && call.resource.view_of.is_none();
+    if plain && call.accept.format == Format::Json {
+        return Ok(stream_list(call, page));
+    }
+    let values: Vec<Value> = page.objects.iter().map(|object| shown(call, object)).collect::<Result<_, _>>()?;
+    let value = match call.accept.transform {
+        Transform::Table => table::table(server, call, &values, Some(&page)),
+        Transform::None => page.to_value(&call.resource.api_version(), &call.resource.list_kind, values),
+        Transform::PartialObjectMetadata | Transform::PartialObjectMetadataList => {
+            let items = values.iter().map(table::metadata_of).collect();
+            page.to_value("meta.k8s.io/v1", "PartialObjectMetadataList", items)
+        }
+    };
+    Ok(value_response(&value, call.accept))
+}
+
+/// A list of stored objects, in pieces that are made when the client is ready for them.
+fn stream_list(call: &ResourceCall, page: Page) -> Response<Body> {
+    let total: usize = page.objects.iter().map(|object| object.bytes.len() + 64).sum();
+    let pieces = Pieces::new(page.head(&call.resource.api_version(), &call.resource.list_kind), page.objects);
+    if total <= WHOLE_UP_TO {
+        let mut out = BytesMut::with_capacity(total + 256);
+        pieces.for_each(|piece| out.extend_from_slice(&piece));
+        return whole(out.freeze(), call.accept);
+    }
+    let compress = call.accept.gzip && total >= COMPRESS_FROM;
+    let body = if compress { streamed(Gzip::new(pieces)) } else { streamed(pieces) };
+    let mut response = head(Format::Json, body);
+    if compress {
+        response.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    }
+    response
+}
+
+fn streamed(pieces: impl Iterator<Item = Bytes> + Send + 'static) -> Body {
+    let frames = pieces.map(|piece| Ok::<_, BoxError>(http_body::Frame::data(piece)));
+    StreamBody::new(futures::stream::iter(frames)).boxed_unsync()
+}
+
+/// The JSON of a list, piece by piece.
+struct Pieces {
+    head: Option<Bytes>,
+    objects: std::vec::IntoIter<Arc<Cached>>,
+    first: bool,
+    done: bool,
+}
+
+impl Pieces {
+    fn new(head: String, objects: Vec<Arc<Cached>>) -> Pieces {
+        Pieces { head: Some(head.into()), objects: objects.into_iter(), first: true, done: false }
+    }
+}
+
+impl Iterator for Pieces {
+    type Item = Bytes;
+
+    fn next(&mut self) -> Option<Bytes> {
+        if let Some(head) = self.head.take() {
+            return Some(head);
+        }
+        if self.done {
+            return None;
+        }
+        let mut out = BytesMut::new();
+        while out.len() < PIECE {
+            let Some(object) = self.objects.next() else {
+                self.done = true;
+                out.extend_from_slice(b"]}\n");
+                break;
+            };
+            if !std::mem::take(&mut self.first) {
+                out.extend_from_slice(b",");
+            }
+            object.write_json(&mut out);
+        }
+        Some(out.freeze())
+    }
+}
+
+/// Compresses pieces as they come.
+struct Gzip<I> {
+    pieces: I,
+    encoder: Option<flate2::write::GzEncoder<Vec<u8>>>,
+}
+
+impl<I> Gzip<I> {
+    fn new(pieces: I) -> Gzip<I> {
+        let encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(1));
+        Gzip { pieces, encoder: Some(encoder) }
+    }
+}
+
+impl<I: Iterator<Item = Bytes>> Iterator for Gzip<I> {
+    type Item = Bytes;
+
+    fn next(&mut self) -> Option<Bytes> {
+        use std::io::Write;
+        loop {
+            let encoder = self.encoder.as_mut()?;
+            let Some(piece) = self.pieces.next() else {
+                let rest = self.encoder.take()?.finish().expect("writing to memory cannot fail");
+                return Some(rest.into());
+            };
+            encoder.write_all(&piece).expect("writing to memory cannot fail");
+            let out = std::mem::take(encoder.get_mut());
+            if !out.is_empty() {
+                return Some(out.into());
+            }
+        }
+    }
+}
+
+fn watch(server: &Arc<ApiServer>, call: &ResourceCall, plan: WatchPlan) -> Result<Response<Body>, ApiError> {
+    if call.accept.format != Format::Json {
+        return Err(ApiError::not_acceptable(&["application/json", "application/json;stream=watch"]));
+    }
+    let render = table::render(server, call);
+    let request = plan.with(server.cache().clone(), render, server.shutdown().clone());
+    Ok(head(Format::Json, watch_body(request)))
+}
+
+/// An answer that is a value.
+pub fn value_response(value: &Value, accept: Accept) -> Response<Body> {
+    let bytes = match accept.format {
+        Format::Json => value.to_string().into_bytes(),
+        Format::Yaml => crate::yaml::to_string(value).into_bytes(),
+    };
+    whole(bytes.into(), accept)
+}
+
+/// A body in one piece, compressed when that pays.
+pub fn whole(bytes: Bytes, accept: Accept) -> Response<Body> {
+    if accept.gzip && bytes.len() >= COMPRESS_FROM {
+        let mut response = head(accept.format, streamed(Gzip::new(std::iter::once(bytes))));
+        response.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        return response;
+    }
+    head(accept.format, full(bytes))
+}
+
+/// A body of these bytes.
+pub fn full(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
+}
+
+fn head(format: Format, body: Body) -> Response<Body> {
+    let media = match format {
+        Format::Json => "application/json",
+        Format::Yaml => "application/yaml",
+    };
+    let mut response = Response::new(body);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+    response
+}
+
+/// Plain text, for health checks and the like.
+pub fn text(code: StatusCode, text: impl Into<Bytes>) -> Response<Body> {
+    let mut response = Response::new(full(text));
+    *response.status_mut() = code;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}
+
+/// A `Status` for what went wrong. Always JSON, which every client reads.
+pub fn error(error: &ApiError) -> Response<Body> {
+    let mut response = head(Format::Json, full(error.to_bytes()));
+    *response.status_mut() =
+        StatusCode::from_u16(error.code()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    if let Some(seconds) = error.retry_after() {
+        response.headers_mut().insert(RETRY_AFTER, seconds.into());
+    }
+    response
+}
+
+/// The same response without its body, as HEAD wants it.
+pub fn without_body(response: Response<Body>) -> Response<Body> {
+    let (parts, _) = response.into_parts();
+    Response::from_parts(parts, full(Bytes::new()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+
+    #[test]
+    fn pieces_join_to_a_list_and_survive_compression() {
+        let objects: Vec<Arc<Cached>> = (0..5000)
+            .map(|at| {
+                let bytes = format!("{{\"metadata\":{{\"name\":\"n{at}\"}}}}");
+                Arc::new(Cached::new(&format!("n{at}"), bytes.into(), at + 1))
+            })
+            .collect();
+        let pieces = || Pieces::new("{\"items\":[".to_owned(), objects.clone());
+        let plain: Vec<u8> = pieces().flatten().collect();
+        let value: Value = serde_json::from_slice(&plain).expect("JSON");
+        assert_eq!(value["items"].as_array().map(Vec::len), Some(5000));
+        assert_eq!(value["items"][7]["metadata"]["resourceVersion"], "8");
+        let packed: Vec<u8> = Gzip::new(pieces()).flatten().collect();
+        let mut unpacked = Vec::new();
+        flate2::read::GzDecoder::new(&packed[..]).read_to_end(&mut unpacked).expect("gzip");
+        assert_eq!(unpacked, plain);
+        assert!(packed.len() < plain.len() / 4);
+    }
+
+    #[test]
+    fn warnings_stay_in_their_header() {
+        let value = warning_header("unknown field \"a\"\r\nX: y").expect("a value");
+        assert_eq!(value.as_bytes(), b"299 - \"unknown field \\\"a\\\"  X: y\"");
+    }
+}

@@ -1,0 +1,202 @@
+//! Finds what a path is about in the catalogue: 404 for what is not there, 405 for what cannot be done to it.
+
+use std::sync::Arc;
+
+use api_machinery::resource::{Resource, Verb, Verbs};
+use api_machinery::status::ApiError;
+use http::request::Parts;
+use http::{HeaderMap, Method};
+
+use serde_json::Value;
+
+use super::negotiate::Accept;
+use super::path::Parsed;
+use super::query::Query;
+use crate::catalog;
+use crate::server::ApiServer;
+use crate::types::{RequestInfo, UserInfo};
+
+/// Everything about a request but its body.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// What is asked for.
+    pub info: RequestInfo,
+    /// The HTTP method.
+    pub method: Method,
+    /// Path segments after the subresource.
+    pub rest: Vec<String>,
+    /// The query.
+    pub query: Query,
+    /// The headers.
+    pub headers: HeaderMap,
+    /// Who asks.
+    pub user: UserInfo,
+}
+
+/// A call about a resource.
+#[derive(Clone, Debug)]
+pub struct ResourceCall {
+    /// The call.
+    pub call: Call,
+    /// The catalogue entry of the path.
+    pub resource: Arc<Resource>,
+    /// The entry whose objects they are: the same one, unless that is a view of another.
+    pub stored: Arc<Resource>,
+    /// How to answer.
+    pub accept: Accept,
+    /// The namespace of the object; empty for cluster scope and for all namespaces.
+    pub namespace: String,
+}
+
+impl std::ops::Deref for ResourceCall {
+    type Target = Call;
+
+    fn deref(&self) -> &Call {
+        &self.call
+    }
+}
+
+impl ResourceCall {
+    /// The group and plural name for error messages.
+    pub fn names(&self) -> (&str, &str) {
+        (&self.resource.group, &self.resource.plural)
+    }
+
+    /// What is asked for, to turn one request into another about the same object.
+    pub fn info_mut(&mut self) -> &mut RequestInfo {
+        &mut self.call.info
+    }
+
+    /// The key of the object below its resource's prefix.
+    pub fn key(&self) -> String {
+        catalog::key(&self.namespace, &self.info.name)
+    }
+
+    /// Where the resource's objects are stored.
+    pub fn prefix(&self) -> String {
+        catalog::prefix(&self.stored)
+    }
+
+    /// Where the object is stored.
+    pub fn store_key(&self) -> String {
+        format!("{}{}", self.prefix(), self.key())
+    }
+
+    /// The same call about another object of the resource.
+    pub fn about(&self, namespace: &str, name: &str) -> ResourceCall {
+        let mut other = self.clone();
+        other.namespace = namespace.to_owned();
+        other.call.info.name = name.to_owned();
+        other.call.info.namespace = namespace.to_owned();
+        other
+    }
+
+    /// A decoded object in the form in which it is stored.
+    pub fn to_stored(&self, mut object: Value) -> Value {
+        if let Some(view) = &self.resource.view_of {
+            (view.to_stored)(&mut object);
+        }
+        object
+    }
+
+    /// A stored object as the path's version shows it.
+    pub fn to_view(&self, mut object: Value) -> Value {
+        if let Some(view) = &self.resource.view_of {
+            (view.from_stored)(&mut object);
+        }
+        object
+    }
+}
+
+/// Where a request goes.
+#[derive(Debug)]
+pub enum Route {
+    /// Discovery, OpenAPI, version, health.
+    Document(Call),
+    /// Get, list, watch and streams from a kubelet.
+    Read(ResourceCall),
+    /// Everything that may change something, and reviews.
+    Write(ResourceCall),
+}
+
+/// Finds the way.
+pub fn find(
+    server: &ApiServer,
+    parts: &Parts,
+    parsed: Parsed,
+    query: Query,
+    user: UserInfo,
+) -> Result<Route, ApiError> {
+    let Parsed { info, rest } = parsed;
+    let call =
+        Call { info, rest, query, user, method: parts.method.clone(), headers: parts.headers.clone() };
+    if !call.info.is_resource {
+        return Ok(Route::Document(call));
+    }
+    let info = &call.info;
+    let resource = server
+        .catalog()
+        .find(&info.api_group, &info.api_version, &info.resource)
+        .ok_or_else(ApiError::no_such_path)?
+        .clone();
+    let namespace = namespace(&resource, info)?;
+    let permitted = permits(&resource, info).ok_or_else(ApiError::no_such_path)?;
+    if !permitted || !placed(&resource, &namespace, info) {
+        return Err(ApiError::method_not_allowed());
+    }
+    if !call.rest.is_empty() {
+        return Err(ApiError::no_such_path());
+    }
+    let reads = matches!(call.info.verb.as_str(), "get" | "list" | "watch");
+    let stored = match &resource.view_of {
+        Some(view) => {
+            let found = server.catalog().find(view.group, view.version, view.plural);
+            found.ok_or_else(|| ApiError::internal("a view of a resource that does not exist"))?.clone()
+        }
+        None => resource.clone(),
+    };
+    // Before anything is done: a client that cannot read the answer changes nothing.
+    let accept = Accept::of(&call.headers, true)?;
+    let call = ResourceCall { call, resource, stored, accept, namespace };
+    Ok(if reads { Route::Read(call) } else { Route::Write(call) })
+}
+
+/// The namespace of the object. A cluster-scoped resource has none and cannot be reached through one.
+fn namespace(resource: &Resource, info: &RequestInfo) -> Result<String, ApiError> {
+    if resource.namespaced() {
+        // Below a name, a namespaced object needs its namespace.
+        let object = !info.name.is_empty() && !matches!(info.verb.as_str(), "list" | "watch" | "deletecollection");
+        return if object && info.namespace.is_empty() {
+            Err(ApiError::no_such_path())
+        } else {
+            Ok(info.namespace.clone())
+        };
+    }
+    let itself = info.resource == "namespaces" && info.api_group.is_empty() && info.namespace == info.name;
+    if info.namespace.is_empty() || itself { Ok(String::new()) } else { Err(ApiError::no_such_path()) }
+}
+
+/// Only lists and watches go over all namespaces.
+fn placed(resource: &Resource, namespace: &str, info: &RequestInfo) -> bool {
+    !resource.namespaced() || !namespace.is_empty() || matches!(info.verb.as_str(), "list" | "watch")
+}
+
+/// Whether the verb fits the path, or `None` if there is nothing at the path.
+fn permits(resource: &Resource, info: &RequestInfo) -> Option<bool> {
+    let Some(verb) = Verb::ALL.into_iter().find(|verb| verb.as_str() == info.verb) else { return Some(false) };
+    let verbs = match info.subresource.as_str() {
+        "" => {
+            let named = !info.name.is_empty();
+            let fits = match verb {
+                Verb::Create => !named,
+                Verb::Get | Verb::Update | Verb::Patch | Verb::Delete => named,
+                Verb::List | Verb::Watch | Verb::DeleteCollection => true,
+            };
+            return Some(fits && resource.verbs.contains(verb));
+        }
+        "status" if resource.subresources.status => Verbs::GET_PATCH_UPDATE,
+        "scale" if resource.subresources.scale.is_some() => Verbs::GET_PATCH_UPDATE,
+        other => resource.subresources.others.iter().find(|entry| entry.name == other)?.verbs,
+    };
+    Some(verbs.contains(verb))
+}

@@ -1,0 +1,172 @@
+//! Reads what is stored, as raw bytes, and judges conditions on it. Knows the store's keys and JSON, and deliberately
+//! nothing of the API server, the scheduler or the controllers.
+
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use crate::scenario::{Condition, Operator, Test};
+
+/// All stored objects by key, kept up to date from the store's events.
+#[derive(Debug, Default)]
+pub struct Observer {
+    objects: BTreeMap<String, Value>,
+    /// A running fingerprint of everything that happened, and when.
+    trace: u64,
+    changes: u64,
+}
+
+impl Observer {
+    /// Takes one change into account. `millis` is the simulated time.
+    pub fn see(&mut self, millis: u128, revision: u64, key: &str, value: Option<&[u8]>) {
+        self.changes += 1;
+        let mut mix = |bytes: &[u8]| {
+            for byte in bytes {
+                self.trace = (self.trace ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+            }
+        };
+        mix(&millis.to_le_bytes());
+        mix(&revision.to_le_bytes());
+        mix(key.as_bytes());
+        mix(value.unwrap_or(b"-"));
+        match value {
+            Some(bytes) => match serde_json::from_slice(bytes) {
+                Ok(object) => drop(self.objects.insert(key.to_owned(), object)),
+                // Allocations and the like are no objects; they count for the trace only.
+                Err(_) => drop(self.objects.remove(key)),
+            },
+            None => drop(self.objects.remove(key)),
+        }
+    }
+
+    /// A number that is the same for two runs in which the same things happened at the same times.
+    pub fn trace(&self) -> (u64, u64) {
+        (self.changes, self.trace)
+    }
+
+    /// The objects of a kind, in the order of their keys.
+    pub fn of_kind<'a>(&'a self, kind: &str) -> impl Iterator<Item = (&'a str, &'a Value)> {
+        let prefix = format!("/registry/{kind}/");
+        self.objects
+            .range(prefix.clone()..)
+            .take_while(move |(key, _)| key.starts_with(&prefix))
+            .map(|(key, object)| (key.as_str(), object))
+    }
+
+    /// An object of the default namespace, or without one.
+    pub fn get(&self, kind: &str, name: &str) -> Option<&Value> {
+        self.objects
+            .get(&format!("/registry/{kind}/default/{name}"))
+            .or_else(|| self.objects.get(&format!("/registry/{kind}/{name}")))
+    }
+
+    /// Objects of a kind that have all of these labels.
+    pub fn labelled<'a>(
+        &'a self,
+        kind: &str,
+        labels: &'a BTreeMap<String, String>,
+    ) -> impl Iterator<Item = (&'a str, &'a Value)> {
+        self.of_kind(kind).filter(move |(_, object)| {
+            labels.iter().all(|(key, value)| object["metadata"]["labels"][key] == value.as_str())
+        })
+    }
+
+    /// Whether a condition holds; the text says what was found.
+    pub fn judge(&self, condition: &Condition) -> (bool, String) {
+        match condition {
+            Condition::Field { kind, name, test } => match self.get(kind, name) {
+                Some(object) => {
+                    let found = field(object, &test.path);
+                    (holds(found, test), format!("{kind}/{name}{} is {}", test.path, text(found)))
+                }
+                None => (test.value == "null", format!("there is no {kind}/{name}")),
+            },
+            Condition::Count { kind, labels, tests, operator, number } => {
+                let count = self
+                    .labelled(kind, labels)
+                    .filter(|(_, object)| tests.iter().all(|test| holds(field(object, &test.path), test)))
+                    .count();
+                (ordered(*operator, count.cmp(number)), format!("there are {count}"))
+            }
+        }
+    }
+}
+
+/// `.status.conditions[type=Ready].status`, `.spec.containers.0.image`
+fn field<'a>(object: &'a Value, path: &str) -> &'a Value {
+    let mut value = object;
+    for step in path.split('.').filter(|step| !step.is_empty()) {
+        let (name, pick) = match step.split_once('[') {
+            Some((name, pick)) => (name, pick.strip_suffix(']')),
+            None => (step, None),
+        };
+        value = match name.parse::<usize>() {
+            Ok(index) => &value[index],
+            Err(_) => &value[name],
+        };
+        if let Some((key, wanted)) = pick.and_then(|pick| pick.split_once('=')) {
+            let items = value.as_array().map(Vec::as_slice).unwrap_or_default();
+            value = items.iter().find(|item| item[key] == wanted).unwrap_or(&Value::Null);
+        }
+    }
+    value
+}
+
+fn text(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+fn holds(value: &Value, test: &Test) -> bool {
+    let found = text(value);
+    match (test.operator, value.as_f64(), test.value.parse::<f64>()) {
+        (Operator::Contains, ..) => found.contains(&test.value),
+        (operator, Some(found), Ok(wanted)) => found.partial_cmp(&wanted).is_some_and(|order| ordered(operator, order)),
+        // A counter that is zero is not written.
+        (operator, None, Ok(wanted)) if value.is_null() => {
+            0.0_f64.partial_cmp(&wanted).is_some_and(|order| ordered(operator, order))
+        }
+        (operator, ..) => ordered(operator, found.cmp(&test.value)),
+    }
+}
+
+fn ordered(operator: Operator, order: Ordering) -> bool {
+    match operator {
+        Operator::Equal => order == Ordering::Equal,
+        Operator::Unequal => order != Ordering::Equal,
+        Operator::AtLeast => order != Ordering::Less,
+        Operator::AtMost => order != Ordering::Greater,
+        Operator::Contains => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conditions_are_judged_on_what_is_stored() {
+        let mut observer = Observer::default();
+        let pod = |node: &str, ready: &str| {
+            format!(r#"{{"metadata":{{"labels":{{"app":"web"}}}},"spec":{{"nodeName":"{node}"}},
+                       "status":{{"conditions":[{{"type":"Ready","status":"{ready}"}}]}}}}"#)
+        };
+        observer.see(0, 1, "/registry/pods/default/a", Some(pod("n1", "True").as_bytes()));
+        observer.see(0, 2, "/registry/pods/default/b", Some(pod("n2", "False").as_bytes()));
+        let judge = |line: &str| {
+            let scenario: crate::scenario::Scenario = format!("always {line}").parse().unwrap();
+            let crate::scenario::Step::Always(condition) = &scenario.steps[0].1 else { panic!() };
+            observer.judge(condition).0
+        };
+        assert!(judge("count pods app=web is = 2"));
+        assert!(judge("count pods app=web where .spec.nodeName != n1 is = 1"));
+        assert!(judge("count pods where .status.conditions[type=Ready].status = True is = 1"));
+        assert!(judge("get pods a .spec.nodeName = n1"));
+        assert!(judge("get pods a .status.restarts = 0"), "a counter that is not written is zero");
+        assert!(judge("get pods gone .spec = null"));
+        assert!(!judge("count pods app=other is >= 1"));
+    }
+}

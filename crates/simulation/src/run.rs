@@ -1,0 +1,214 @@
+//! Carries a scenario out: every step through the API as its administrator, every condition on what is stored.
+
+use std::time::Duration;
+
+use component::ObjectKey;
+use serde_json::Value;
+
+use crate::cluster::{Cluster, ClusterError};
+use crate::observer::Observer;
+use crate::scenario::{Condition, PodFault, Scenario, Step, labels};
+
+/// How a run went that went well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// Simulated time from beginning to end.
+    pub simulated: Duration,
+    /// Changes in the store, and the fingerprint of all of them with their times.
+    pub trace: (u64, u64),
+}
+
+/// A step that did not do what the scenario says.
+#[derive(Debug, thiserror::Error)]
+#[error("seed {seed}, line {line}, at {at:?}: {what}")]
+pub struct Failed {
+    /// The seed that shows it.
+    pub seed: u64,
+    /// The line of the scenario.
+    pub line: usize,
+    /// Simulated time.
+    pub at: Duration,
+    /// What was expected and what was found.
+    pub what: String,
+}
+
+/// Plural with group -> path of the collection and whether it is namespaced.
+const KINDS: &[(&str, &str, &str, bool)] = &[
+    ("pods", "Pod", "/api/v1", true),
+    ("services", "Service", "/api/v1", true),
+    ("configmaps", "ConfigMap", "/api/v1", true),
+    ("nodes", "Node", "/api/v1", false),
+    ("namespaces", "Namespace", "/api/v1", false),
+    ("apps/deployments", "Deployment", "/apis/apps/v1", true),
+    ("apps/replicasets", "ReplicaSet", "/apis/apps/v1", true),
+    ("policy/poddisruptionbudgets", "PodDisruptionBudget", "/apis/policy/v1", true),
+    ("scheduling.k8s.io/priorityclasses", "PriorityClass", "/apis/scheduling.k8s.io/v1", false),
+];
+
+/// Runs a scenario with one seed, from an empty cluster, on a runtime of its own.
+pub fn run(scenario: &Scenario, seed: u64) -> Result<Report, Failed> {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_time().start_paused(true);
+    let runtime = builder.build().expect("a runtime without I/O needs nothing that can be missing");
+    runtime.block_on(async {
+        let start = tokio::time::Instant::now();
+        let failed = |line, what| Failed { seed, line, at: start.elapsed(), what };
+        let cluster = Cluster::start(seed).await.map_err(|error| failed(0, error.to_string()))?;
+        let mut run = Run { cluster, always: Vec::new() };
+        for (line, step) in &scenario.steps {
+            run.step(step).await.map_err(|what| failed(*line, what))?;
+        }
+        let trace = run.cluster.observe(Observer::trace);
+        run.cluster.stop().await;
+        Ok(Report { simulated: start.elapsed(), trace })
+    })
+}
+
+struct Run {
+    cluster: Cluster,
+    always: Vec<Condition>,
+}
+
+impl Run {
+    async fn step(&mut self, step: &Step) -> Result<(), String> {
+        match step {
+            Step::Node(node) => self.cluster.add_node(node.clone()),
+            Step::PowerOff(node) => self.cluster.power_off(node).map_err(words)?,
+            Step::PowerOn(node) => self.cluster.power_on(node).map_err(words)?,
+            Step::Apply(manifest) => self.apply(manifest).await?,
+            Step::Patch(kind, name, json) => self.patch(kind, name, json).await?,
+            Step::Delete(kind, name, propagation) => self.delete(kind, name, propagation.as_deref()).await?,
+            Step::DeleteFirst(kind, selector) => self.delete_first(kind, selector).await?,
+            Step::Pods(fault, selector) => self.fault(*fault, selector)?,
+            Step::Pass(time) => self.pass(*time).await?,
+            Step::Restart(what) => self.cluster.restart(what).await.map_err(words)?,
+            Step::Wait(time, condition) => self.wait(*time, condition).await?,
+            Step::Always(condition) => self.always.push(condition.clone()),
+            Step::Forget => self.always.clear(),
+        }
+        self.check()
+    }
+
+    /// What must always hold, holds.
+    fn check(&self) -> Result<(), String> {
+        for condition in &self.always {
+            let (holds, found) = self.cluster.observe(|observer| observer.judge(condition));
+            if !holds {
+                return Err(format!("must always hold: {condition:?}, but {found}"));
+            }
+        }
+        Ok(())
+    }
+
+    async fn wait(&mut self, time: Duration, condition: &Condition) -> Result<(), String> {
+        let deadline = tokio::time::Instant::now() + time;
+        loop {
+            let (holds, found) = self.cluster.observe(|observer| observer.judge(condition));
+            if holds {
+                return Ok(());
+            }
+            if tokio::time::timeout_at(deadline, self.cluster.changed()).await.is_err() {
+                return Err(format!("not within {time:?}: {condition:?}; {found}"));
+            }
+            self.check()?;
+        }
+    }
+
+    async fn pass(&mut self, time: Duration) -> Result<(), String> {
+        let deadline = tokio::time::Instant::now() + time;
+        while tokio::time::timeout_at(deadline, self.cluster.changed()).await.is_ok() {
+            self.check()?;
+        }
+        Ok(())
+    }
+
+    async fn apply(&self, manifest: &str) -> Result<(), String> {
+        let documents: Vec<Value> = serde_saphyr::from_multiple(manifest).map_err(words)?;
+        for document in documents {
+            let kind = document["kind"].as_str().unwrap_or_default();
+            let name = document["metadata"]["name"].as_str().unwrap_or_default();
+            let (plural, ..) = *KINDS
+                .iter()
+                .find(|(_, known, ..)| *known == kind)
+                .ok_or_else(|| format!("the scenario language does not know the kind {kind}"))?;
+            let body = serde_json::to_vec(&document).map_err(words)?;
+            match self.cluster.request("POST", &path(plural, None)?, None, body.clone()).await {
+                Ok(()) => {}
+                Err(ClusterError::Api { code: 409, .. }) => {
+                    let path = path(plural, Some(name))?;
+                    let kind = "application/merge-patch+json";
+                    self.cluster.request("PATCH", &path, Some(kind), body).await.map_err(words)?;
+                }
+                Err(error) => return Err(format!("{kind} {name}: {error}")),
+            }
+        }
+        Ok(())
+    }
+
+    async fn patch(&self, kind: &str, name: &str, json: &str) -> Result<(), String> {
+        let content = Some("application/merge-patch+json");
+        let path = path(kind, Some(name))?;
+        self.cluster.request("PATCH", &path, content, json.as_bytes().to_vec()).await.map_err(words)
+    }
+
+    async fn delete(&self, kind: &str, name: &str, propagation: Option<&str>) -> Result<(), String> {
+        let policy = match propagation {
+            None => String::new(),
+            Some("background") => "?propagationPolicy=Background".to_owned(),
+            Some("foreground") => "?propagationPolicy=Foreground".to_owned(),
+            Some("orphan") => "?propagationPolicy=Orphan".to_owned(),
+            Some(other) => return Err(format!("no such propagation: {other}")),
+        };
+        let path = format!("{}{policy}", path(kind, Some(name))?);
+        self.cluster.request("DELETE", &path, None, Vec::new()).await.map_err(words)
+    }
+
+    async fn delete_first(&self, kind: &str, selector: &str) -> Result<(), String> {
+        let labels = labels(selector)?;
+        let name = self.cluster.observe(|observer| {
+            let first = observer.labelled(kind, &labels).next();
+            first.and_then(|(_, object)| object["metadata"]["name"].as_str().map(str::to_owned))
+        });
+        let name = name.ok_or_else(|| format!("no {kind} with {selector}"))?;
+        self.delete(kind, &name, None).await
+    }
+
+    fn fault(&self, fault: PodFault, selector: &str) -> Result<(), String> {
+        let labels = labels(selector)?;
+        let pods: Vec<(String, ObjectKey)> = self.cluster.observe(|observer| {
+            let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+            observer
+                .labelled("pods", &labels)
+                .map(|(_, pod)| {
+                    let meta = &pod["metadata"];
+                    (text(&pod["spec"]["nodeName"]), ObjectKey::new(text(&meta["namespace"]), text(&meta["name"])))
+                })
+                .collect()
+        });
+        for (node, pod) in pods {
+            let Some(kubelet) = self.cluster.kubelet(&node) else { continue };
+            match fault {
+                PodFault::Crash => kubelet.crash(&pod),
+                PodFault::Unready => kubelet.set_ready(&pod, false),
+                PodFault::Ready => kubelet.set_ready(&pod, true),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Path of a collection, or of an object in it; namespaced ones are in `default`.
+fn path(kind: &str, name: Option<&str>) -> Result<String, String> {
+    let (_, _, root, namespaced) = KINDS
+        .iter()
+        .find(|(known, ..)| *known == kind)
+        .ok_or_else(|| format!("the scenario language does not know {kind}"))?;
+    let plural = kind.rsplit('/').next().unwrap_or(kind);
+    let namespace = if *namespaced { "/namespaces/default" } else { "" };
+    let name = name.map(|name| format!("/{name}")).unwrap_or_default();
+    Ok(format!("{root}{namespace}/{plural}{name}"))
+}
+
+fn words(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}

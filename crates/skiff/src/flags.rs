@@ -1,0 +1,130 @@
+//! The command line. Names are k3s's where k3s has one.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Kubernetes as one small binary.
+#[derive(Parser)]
+#[command(version, about)]
+pub struct Flags {
+    /// What is logged: error, warn, info, debug, trace, or a filter such as `info,kubelet=debug`
+    #[arg(long, global = true, env = "SKIFF_LOG", default_value = "info")]
+    pub log_level: String,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Run a control plane, and a node beside it
+    Server(ServerFlags),
+    /// Run a node (kubelet, service proxy, DNS) with the credentials that a server left in the data directory
+    Agent(AgentFlags),
+}
+
+/// What a control plane needs.
+#[derive(Args, Clone, Debug)]
+pub struct ServerFlags {
+    /// Address to listen on
+    #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::UNSPECIFIED))]
+    pub bind_address: IpAddr,
+    /// Port to listen on
+    #[arg(long, default_value_t = 6443)]
+    pub https_listen_port: u16,
+    /// Where the administrator's kubeconfig is written, besides the data directory
+    #[arg(long, env = "SKIFF_KUBECONFIG")]
+    pub write_kubeconfig: Option<PathBuf>,
+    /// Range of the Services' addresses
+    #[arg(long, default_value = "10.43.0.0/16")]
+    pub service_cidr: String,
+    /// Run no node beside the control plane
+    #[arg(long)]
+    pub disable_agent: bool,
+    #[command(flatten)]
+    pub node: NodeFlags,
+}
+
+/// What a node needs; a server passes them on to the node that it starts.
+#[derive(Args, Clone, Debug)]
+pub struct NodeFlags {
+    /// Everything Skiff keeps lies below this folder
+    #[arg(long, short = 'd', env = "SKIFF_DATA_DIR", default_value = "/var/lib/skiff")]
+    pub data_dir: PathBuf,
+    /// Name of the node; the host's name by default
+    #[arg(long)]
+    pub node_name: Option<String>,
+    /// Address of the node; that of the default route by default
+    #[arg(long)]
+    pub node_ip: Option<IpAddr>,
+    /// Range of the pods' addresses
+    #[arg(long, default_value = "10.42.0.0/16")]
+    pub cluster_cidr: String,
+    /// Address of the cluster's DNS
+    #[arg(long, default_value_t = Ipv4Addr::new(10, 43, 0, 10))]
+    pub cluster_dns: Ipv4Addr,
+    /// Domain of the cluster
+    #[arg(long, default_value = "cluster.local")]
+    pub cluster_domain: String,
+    /// A CRI socket to use instead of a containerd of our own
+    #[arg(long)]
+    pub container_runtime_endpoint: Option<PathBuf>,
+    /// Cgroup below which the pods' cgroups are made
+    #[arg(long, default_value = "/")]
+    pub cgroup_root: String,
+}
+
+/// What `skiff agent` is told.
+#[derive(Args, Clone, Debug)]
+pub struct AgentFlags {
+    /// Range of the Services' addresses
+    #[arg(long, default_value = "10.43.0.0/16")]
+    pub service_cidr: String,
+    #[command(flatten)]
+    pub node: NodeFlags,
+}
+
+impl AgentFlags {
+    /// The command line that gives these flags again.
+    pub fn to_arguments(&self) -> Vec<std::ffi::OsString> {
+        let node = &self.node;
+        let mut arguments: Vec<std::ffi::OsString> = vec!["agent".into()];
+        let mut add = |name: &str, value: std::ffi::OsString| arguments.extend([name.into(), value]);
+        add("--data-dir", node.data_dir.clone().into());
+        add("--service-cidr", self.service_cidr.clone().into());
+        add("--cluster-cidr", node.cluster_cidr.clone().into());
+        add("--cluster-dns", node.cluster_dns.to_string().into());
+        add("--cluster-domain", node.cluster_domain.clone().into());
+        add("--cgroup-root", node.cgroup_root.clone().into());
+        if let Some(name) = &node.node_name {
+            add("--node-name", name.into());
+        }
+        if let Some(address) = node.node_ip {
+            add("--node-ip", address.to_string().into());
+        }
+        if let Some(endpoint) = &node.container_runtime_endpoint {
+            add("--container-runtime-endpoint", endpoint.clone().into());
+        }
+        arguments
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_flags_of_a_node_survive_being_passed_on() {
+        let given = [
+            "skiff", "server", "--data-dir", "/d", "--node-name", "n", "--node-ip", "192.0.2.7", "--cluster-cidr",
+            "10.1.0.0/16", "--cluster-dns", "10.2.0.10", "--cluster-domain", "x.y", "--service-cidr", "10.2.0.0/16",
+            "--container-runtime-endpoint", "/r.sock", "--cgroup-root", "/c",
+        ];
+        let Command::Server(server) = Flags::parse_from(given).command else { panic!("a server was asked for") };
+        let agent = AgentFlags { service_cidr: server.service_cidr, node: server.node };
+        let arguments = std::iter::once("skiff".into()).chain(agent.to_arguments());
+        let Command::Agent(passed) = Flags::parse_from(arguments).command else { panic!("an agent was asked for") };
+        assert_eq!(format!("{passed:?}"), format!("{agent:?}"));
+    }
+}

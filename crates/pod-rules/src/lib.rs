@@ -1,1 +1,11 @@
-//! Pure rules about pods that several components share
+//! Rules about pods and nodes that several components share: pure functions over the typed objects.
+//!
+//! Deliberately absent: the API, caches, time that is not handed in, and anything that only one component needs.
+
+pub mod affinity;
+pub mod labels;
+pub mod ports;
+pub mod qos;
+pub mod resources;
+pub mod status;
+pub mod taints;

@@ -20,4 +20,3 @@ mod yaml;
 
 pub use config::Config;
 pub use server::{ApiServer, Dependencies, StartError};
-mod scratch;

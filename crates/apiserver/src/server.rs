@@ -116,17 +116,19 @@ impl ApiServer {
     /// admission apply.
     pub fn client(self: &Arc<Self>, user: UserInfo) -> kube::Client {
         let server = self.clone();
-        let service = tower::service_fn(move |request: Request<kube::client::Body>| {
-            let server = server.clone();
-            let user = InProcessUser(user.clone());
-            async move {
-                let (mut parts, body) = request.into_parts();
-                parts.extensions.insert(user);
-                let body = body.map_err(Into::into).boxed_unsync();
-                Ok::<_, std::convert::Infallible>(server.handle(Request::from_parts(parts, body)).await)
-            }
+        let service = tower::service_fn(move |request| {
+            let (server, user) = (server.clone(), user.clone());
+            async move { Ok::<_, std::convert::Infallible>(server.call(user, request).await) }
         });
         kube::Client::new(service, "default")
+    }
+
+    /// Answers one request of a client in this process that acts as `user`.
+    pub async fn call(self: &Arc<Self>, user: UserInfo, request: Request<kube::client::Body>) -> Response<Body> {
+        let (mut parts, body) = request.into_parts();
+        parts.extensions.insert(InProcessUser(user));
+        let body = body.map_err(Into::into).boxed_unsync();
+        self.handle(Request::from_parts(parts, body)).await
     }
 
     /// Ends watches, waits for what is being written, and leaves the store to its owner.

@@ -8,10 +8,10 @@ use api_machinery::resource::Resource;
 use api_machinery::status::ApiError;
 use api_machinery::structural::{self, Checks, FieldValidation};
 use api_machinery::{meta, resource};
-use bytes::Bytes;
-use http::HeaderMap;
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderName};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 use serde_json::Value;
 
 use super::route::ResourceCall;
@@ -30,22 +30,27 @@ pub struct Body {
 }
 
 /// Reads a body up to a limit.
-pub async fn read(headers: &HeaderMap, body: RequestBody, limit: usize) -> Result<Body, ApiError> {
-    let text = |name| headers.get(name).and_then(|value: &http::HeaderValue| value.to_str().ok());
-    let announced = text(CONTENT_LENGTH).and_then(|length| length.parse::<usize>().ok());
-    if announced.is_some_and(|length| length > limit) {
+pub async fn read(headers: &HeaderMap, mut body: RequestBody, limit: usize) -> Result<Body, ApiError> {
+    let announced = header(headers, &CONTENT_LENGTH).parse::<usize>().unwrap_or(0);
+    if announced > limit {
         return Err(ApiError::body_too_large(limit));
     }
-    let bytes = Limited::new(body, limit).collect().await.map_err(|error| {
-        if error.downcast_ref::<LengthLimitError>().is_some() {
-            ApiError::body_too_large(limit)
-        } else {
-            ApiError::bad_request(format!("the body could not be read: {error}"))
+    let media = header(headers, &CONTENT_TYPE).split(';').next().unwrap_or_default();
+    let media = media.trim().to_ascii_lowercase();
+    let mut bytes = BytesMut::with_capacity(announced);
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| ApiError::bad_request(format!("the body could not be read: {error}")))?;
+        let Ok(data) = frame.into_data() else { continue };
+        if bytes.len() + data.len() > limit {
+            return Err(ApiError::body_too_large(limit));
         }
-    })?;
-    let media = text(CONTENT_TYPE).unwrap_or_default();
-    let media = media.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    Ok(Body { bytes: bytes.to_bytes(), media })
+        bytes.extend_from_slice(&data);
+    }
+    Ok(Body { bytes: bytes.freeze(), media })
+}
+
+fn header<'a>(headers: &'a HeaderMap, name: &HeaderName) -> &'a str {
+    headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
 }
 
 fn format(body: &Body) -> Result<Format, ApiError> {

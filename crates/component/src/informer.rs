@@ -247,25 +247,19 @@ impl<K> Shared<K> {
 }
 
 impl<K: Watchable> Shared<K> {
-    /// Stores one change, then delivers it.
-    fn apply(&self, key: ObjectKey, new: Option<Arc<K>>) {
+    /// Stores one change, notes its revision, then delivers it.
+    fn apply(&self, key: ObjectKey, new: Option<Arc<K>>, revision: u64) {
         let handlers = self.handlers();
-        self.deliver(&handlers, key, new);
+        let old = self.store(key, new.clone());
+        self.see(revision);
+        deliver(&handlers, old.as_ref(), new.as_ref());
     }
 
-    fn deliver(&self, handlers: &[Handler<K>], key: ObjectKey, new: Option<Arc<K>>) {
-        let old = {
-            let mut objects = self.objects.write().unwrap_or_else(PoisonError::into_inner);
-            match &new {
-                Some(object) => objects.insert(key, object.clone()),
-                None => objects.remove(&key),
-            }
-        };
-        if old.is_none() && new.is_none() {
-            return;
-        }
-        for handler in handlers {
-            handler(Change { old: old.as_ref(), new: new.as_ref() });
+    fn store(&self, key: ObjectKey, new: Option<Arc<K>>) -> Option<Arc<K>> {
+        let mut objects = self.objects.write().unwrap_or_else(PoisonError::into_inner);
+        match new {
+            Some(object) => objects.insert(key, object),
+            None => objects.remove(&key),
         }
     }
 
@@ -273,30 +267,47 @@ impl<K: Watchable> Shared<K> {
     fn replace(&self, items: Vec<K>, revision: u64) {
         let handlers = self.handlers();
         let mut gone: BTreeMap<ObjectKey, Arc<K>> = self.objects().clone();
-        self.see(revision);
+        let mut changes = Vec::new();
         for object in items {
             let key = ObjectKey::of(&object);
             let known = gone.remove(&key);
-            let same = known.is_some_and(|known| {
+            let same = known.as_ref().is_some_and(|known| {
                 known.meta().resource_version == object.meta().resource_version
                     && known.meta().uid == object.meta().uid
             });
             if !same {
-                self.deliver(&handlers, key, Some(Arc::new(object)));
+                let object = Arc::new(object);
+                self.store(key, Some(object.clone()));
+                changes.push((known, Some(object)));
             }
         }
-        for key in gone.into_keys() {
-            self.deliver(&handlers, key, None);
+        for (key, object) in gone {
+            self.store(key, None);
+            changes.push((Some(object), None));
+        }
+        self.see(revision);
+        for (old, new) in &changes {
+            deliver(&handlers, old.as_ref(), new.as_ref());
         }
     }
 
-    /// Notes a revision before what it brought is delivered: a reconciler woken by a change finds it seen.
+    /// Notes a revision: after what it brought is stored, so that whoever finds it seen finds that too, and before it is
+    /// delivered, so that a reconciler woken by a change finds it seen.
     fn see(&self, revision: u64) {
         self.revision.send_if_modified(|seen| {
             let newer = revision > *seen;
             *seen = revision.max(*seen);
             newer
         });
+    }
+}
+
+fn deliver<K>(handlers: &[Handler<K>], old: Option<&Arc<K>>, new: Option<&Arc<K>>) {
+    if old.is_none() && new.is_none() {
+        return;
+    }
+    for handler in handlers {
+        handler(Change { old, new });
     }
 }
 
@@ -394,15 +405,16 @@ impl<K: Watchable, S: Source<K>> Follower<K, S> {
         loop {
             match events.try_next().await {
                 Ok(Some(WatchEvent::Added(object) | WatchEvent::Modified(object))) => {
-                    self.advance(version, object.meta().resource_version.as_deref());
-                    self.shared.apply(ObjectKey::of(&object), Some(Arc::new(object)));
+                    let seen = advance(version, object.meta().resource_version.as_deref());
+                    self.shared.apply(ObjectKey::of(&object), Some(Arc::new(object)), seen);
                 }
                 Ok(Some(WatchEvent::Deleted(object))) => {
-                    self.advance(version, object.meta().resource_version.as_deref());
-                    self.shared.apply(ObjectKey::of(&object), None);
+                    let seen = advance(version, object.meta().resource_version.as_deref());
+                    self.shared.apply(ObjectKey::of(&object), None, seen);
                 }
                 Ok(Some(WatchEvent::Bookmark(bookmark))) => {
-                    self.advance(version, Some(&bookmark.metadata.resource_version));
+                    let seen = advance(version, Some(&bookmark.metadata.resource_version));
+                    self.shared.see(seen);
                 }
                 Ok(Some(WatchEvent::Error(status))) => return gap(kube::Error::Api(status)),
                 Ok(None) => return Gap::Ended,
@@ -410,13 +422,14 @@ impl<K: Watchable, S: Source<K>> Follower<K, S> {
             }
         }
     }
+}
 
-    fn advance(&self, version: &mut String, to: Option<&str>) {
-        if let Some(to) = to.filter(|to| !to.is_empty()) {
-            to.clone_into(version);
-            self.shared.see(revision(Some(to)));
-        }
+/// Moves the version to watch from along; returns it as a number.
+fn advance(version: &mut String, to: Option<&str>) -> u64 {
+    if let Some(to) = to.filter(|to| !to.is_empty()) {
+        to.clone_into(version);
     }
+    revision(Some(version))
 }
 
 fn gap(error: kube::Error) -> Gap {

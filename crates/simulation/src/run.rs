@@ -107,8 +107,9 @@ impl Run {
             if holds {
                 return Ok(());
             }
-            if tokio::time::timeout_at(deadline, self.cluster.changed()).await.is_err() {
-                return Err(format!("not within {time:?}: {condition:?}; {found}"));
+            match tokio::time::timeout_at(deadline, self.cluster.changed()).await {
+                Ok(change) => change.map_err(words)?,
+                Err(_) => return Err(format!("not within {time:?}: {condition:?}; {found}")),
             }
             self.check()?;
         }
@@ -116,7 +117,8 @@ impl Run {
 
     async fn pass(&mut self, time: Duration) -> Result<(), String> {
         let deadline = tokio::time::Instant::now() + time;
-        while tokio::time::timeout_at(deadline, self.cluster.changed()).await.is_ok() {
+        while let Ok(change) = tokio::time::timeout_at(deadline, self.cluster.changed()).await {
+            change.map_err(words)?;
             self.check()?;
         }
         Ok(())

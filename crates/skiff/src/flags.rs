@@ -3,7 +3,12 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
+use anyhow::{Context, Result};
+use apiserver::config::Cidr;
 use clap::{Args, Parser, Subcommand};
+
+/// A node has this much of the pods' range, as upstream's default is.
+const NODE_PREFIX: u8 = 24;
 
 /// Kubernetes as one small binary.
 #[derive(Parser)]
@@ -73,6 +78,22 @@ pub struct NodeFlags {
     /// Cgroup below which the pods' cgroups are made
     #[arg(long, default_value = "/")]
     pub cgroup_root: String,
+}
+
+impl NodeFlags {
+    /// The node's name: as given, else the host's in lower case.
+    pub fn name(&self) -> Result<String> {
+        match &self.node_name {
+            Some(name) => Ok(name.clone()),
+            None => Ok(host::system::machine().context("cannot learn the host's name")?.hostname.to_lowercase()),
+        }
+    }
+
+    /// The part of the pods' range that the first node has.
+    pub fn first_pod_cidr(&self) -> Result<String> {
+        let all: Cidr = self.cluster_cidr.parse().context("--cluster-cidr")?;
+        Ok(Cidr { base: all.base, prefix: all.prefix.max(NODE_PREFIX) }.to_string())
+    }
 }
 
 /// What `skiff agent` is told.

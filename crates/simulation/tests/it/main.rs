@@ -1,0 +1,66 @@
+//! Every scenario of `scenarios/` with every one of its seeds. `SKIFF_SOAK=N` runs N times as many seeds.
+
+use std::path::{Path, PathBuf};
+
+use simulation::run::{Report, run};
+use simulation::scenario::Scenario;
+
+/// One test a scenario, so that they run side by side and a failure has a name.
+macro_rules! scenarios {
+    ($($test:ident),* $(,)?) => {
+        const ALL: &[&str] = &[$(stringify!($test)),*];
+        $(#[test] fn $test() { all_seeds(stringify!($test)); })*
+    };
+}
+
+scenarios! {
+    controllers_die,
+    deployment,
+    garbage,
+    node_dies,
+    power_loss,
+    rolling_update,
+    scheduling,
+    stuck_update,
+}
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios")
+}
+
+fn read(test: &str) -> Scenario {
+    let path = folder().join(format!("{}.txt", test.replace('_', "-")));
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    text.parse().unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn all_seeds(test: &str) {
+    let scenario = read(test);
+    let factor: u64 = std::env::var("SKIFF_SOAK").map_or(1, |factor| factor.parse().expect("SKIFF_SOAK is a number"));
+    let (first, last) = (*scenario.seeds.start(), *scenario.seeds.end());
+    for seed in first..first + (last - first + 1) * factor {
+        if let Err(failed) = run(&scenario, seed) {
+            panic!("{test}: {failed}");
+        }
+    }
+}
+
+#[test]
+fn every_scenario_is_run() {
+    let mut files: Vec<String> = std::fs::read_dir(folder())
+        .expect("the folder of scenarios")
+        .map(|entry| entry.expect("an entry").file_name().into_string().expect("a plain name"))
+        .filter_map(|name| Some(name.strip_suffix(".txt")?.replace('-', "_")))
+        .collect();
+    files.sort();
+    assert_eq!(files, ALL);
+}
+
+#[test]
+fn the_same_seed_gives_the_same_trace() {
+    let scenario = read("rolling_update");
+    let trace = |seed| -> Report { run(&scenario, seed).unwrap_or_else(|failed| panic!("{failed}")) };
+    let first = trace(1);
+    assert_eq!(first, trace(1));
+    assert_ne!(first.trace, trace(2).trace, "another seed is another course of events");
+}

@@ -1,0 +1,101 @@
+//! The API as stock clients see it: over TLS with both HTTP versions, with and without credentials, with kubectl's own
+//! discovery, validation and printing.
+
+use crate::machine::Cluster;
+
+#[test]
+fn stock_clients_find_what_they_expect() {
+    let Some(cluster) = Cluster::start("api") else { return };
+    let credentials = cluster.data().join("server/tls");
+    let authority = credentials.join("ca.crt");
+    let ask = |options: &str, path: &str| {
+        cluster.inside(&format!(
+            "curl -s --max-time 5 --cacert {} {options} -w ' %{{http_code}} %{{http_version}}' --path-as-is 'https://127.0.0.1:6443{path}'",
+            authority.display()
+        ))
+    };
+    // Nobody: health and version, nothing else; wrong credentials are not nobody.
+    for path in ["/livez", "/readyz", "/healthz", "/version"] {
+        assert!(ask("", path).ends_with(" 200 2"), "{path}: {}", ask("", path));
+        assert!(ask("--http1.1", path).ends_with(" 200 1.1"), "{path}");
+    }
+    let refused = ask("", "/api/v1/pods");
+    assert!(refused.contains(r#"pods is forbidden: User \"system:anonymous\" cannot list resource \"pods\" in API group \"\" at the cluster scope"#), "{refused}");
+    assert!(refused.ends_with(" 403 2"), "{refused}");
+    assert!(ask("-H 'Authorization: Bearer nonsense'", "/api/v1/pods").ends_with(" 401 2"));
+    assert!(ask("-H 'X-Remote-User: admin'", "/api/v1/pods").ends_with(" 403 2"));
+
+    discovery(&cluster);
+    bad_input(&cluster);
+    generic_verbs(&cluster);
+}
+
+fn discovery(cluster: &Cluster) {
+    let resources = cluster.kubectl("api-resources");
+    for line in ["deployments", "pods", "networkpolicies", "storageclasses", "priorityclasses", "cronjobs"] {
+        assert!(resources.lines().any(|found| found.starts_with(line)), "{line} is not in\n{resources}");
+    }
+    assert!(cluster.kubectl("api-versions").contains("coordination.k8s.io/v1"));
+    assert!(cluster.kubectl("explain deployment.spec.strategy.rollingUpdate").contains("maxUnavailable"));
+    assert!(cluster.kubectl("version").contains("Server Version: v1.37"));
+    assert!(cluster.kubectl("auth whoami").contains("system:masters"));
+    assert_eq!(cluster.kubectl("auth can-i delete nodes"), "yes");
+    assert_eq!(
+        cluster.try_kubectl("auth can-i delete nodes --as=system:serviceaccount:default:default").unwrap_err().contains("no"),
+        true
+    );
+    assert!(cluster.kubectl("get nodes -o wide").contains("containerd://"));
+    assert!(cluster.kubectl("get namespaces").contains("kube-node-lease"));
+    assert!(cluster.kubectl("get --raw /openapi/v3").contains("apis/apps/v1"));
+    assert!(cluster.kubectl("describe node skiff-node").contains("KubeletReady"));
+    assert!(cluster.kubectl("get configmap kube-root-ca.crt -o jsonpath='{.data}'").contains("BEGIN CERTIFICATE"));
+    assert!(cluster.kubectl("get endpoints kubernetes -o wide").contains(":6443"));
+}
+
+fn bad_input(cluster: &Cluster) {
+    let refused = |manifest: &str, words: &[&str]| {
+        let error = cluster.try_kubectl(&format!("create -f - <<'END'\n{manifest}\nEND")).expect_err("it is bad");
+        for word in words {
+            assert!(error.contains(word), "{word:?} is not in: {error}");
+        }
+    };
+    refused(
+        "{apiVersion: v1, kind: ConfigMap, metadata: {name: Bad_Name}}",
+        &["The ConfigMap \"Bad_Name\" is invalid", "metadata.name: Invalid value: \"Bad_Name\""],
+    );
+    refused(
+        "{apiVersion: v1, kind: Pod, metadata: {name: p}, spec: {containers: [{name: c, imagee: x}]}}",
+        &["unknown field \"spec.containers[0].imagee\""],
+    );
+    refused(
+        "{apiVersion: v1, kind: Pod, metadata: {name: p}, spec: {containers: [{name: c, image: x, resources: {requests: {cpu: much}}}]}}",
+        &["quantities must match the regular expression"],
+    );
+    refused("{apiVersion: v1, kind: Nonsense, metadata: {name: p}}", &["no matches for kind \"Nonsense\""]);
+    cluster.kubectl("create configmap twice --from-literal=a=b");
+    let again = cluster.try_kubectl("create configmap twice --from-literal=a=b").expect_err("it exists");
+    assert!(again.contains("(AlreadyExists)") && again.contains("configmaps \"twice\" already exists"), "{again}");
+    let gone = cluster.try_kubectl("get pod nobody").expect_err("it does not exist");
+    assert!(gone.contains("Error from server (NotFound): pods \"nobody\" not found"), "{gone}");
+}
+
+fn generic_verbs(cluster: &Cluster) {
+    cluster.kubectl("create deployment verbs --image=skiff.local/busybox:1.35 --replicas=0 -- sleep 1000");
+    cluster.kubectl("label deployment verbs colour=green");
+    cluster.kubectl("annotate deployment verbs note=here");
+    assert!(cluster.kubectl("get deployments -l colour=green -o name").contains("deployment.apps/verbs"));
+    cluster.kubectl("set image deployment/verbs busybox=skiff.local/busybox:2");
+    cluster.kubectl("scale deployment verbs --replicas=0");
+    cluster.kubectl(r#"patch deployment verbs --type=json -p '[{"op":"add","path":"/metadata/labels/size","value":"small"}]'"#);
+    assert_eq!(cluster.kubectl("get deployment verbs -o jsonpath='{.metadata.labels.size}'"), "small");
+    cluster.kubectl("expose deployment verbs --port=80");
+    cluster.kubectl("rollout history deployment/verbs");
+    cluster.kubectl("delete deployment,service verbs --timeout=30s");
+    let stale = r#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"twice","resourceVersion":"1"},"data":{}}"#;
+    let conflict = cluster.try_kubectl(&format!("replace -f - <<'END'\n{stale}\nEND")).expect_err("it is stale");
+    assert!(conflict.contains("the object has been modified"), "{conflict}");
+    cluster.kubectl("create namespace shortlived");
+    cluster.kubectl("create configmap inside -n shortlived");
+    cluster.kubectl("delete namespace shortlived --timeout=60s");
+    assert!(cluster.try_kubectl("get namespace shortlived").is_err());
+}

@@ -1,0 +1,9 @@
+//! A cluster of one node on real containers, real packets and a real disk, used through stock kubectl. Needs root,
+//! containerd and the images of `make images`; without them the tests say loudly that they were skipped, unless
+//! SKIFF_REQUIRE_CONTAINERD demands them.
+
+mod api;
+mod failures;
+mod machine;
+mod pods;
+mod services;

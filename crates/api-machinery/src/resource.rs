@@ -309,6 +309,8 @@ pub struct Rules {
     pub default: fn(&mut Value),
     /// Checks a new object, or the new state of an updated one.
     pub validate: fn(&Value, &mut Errors),
+    /// Checks what only a new object may not have; `validate` runs too.
+    pub validate_create: fn(&Value, &mut Errors),
     /// Checks a change of the main resource; `validate` runs too.
     pub validate_update: fn(new: &Value, old: &Value, &mut Errors),
     /// Checks a change through `/status`.
@@ -338,6 +340,7 @@ impl Default for Rules {
         Rules {
             default: |_| {},
             validate: |_, _| {},
+            validate_create: |_, _| {},
             validate_update: |_, _, _| {},
             validate_status_update: |_, _, _| {},
             prepare_create: drop_status,

@@ -156,7 +156,4 @@ pub(crate) fn template_of_controller(template: &At, restart: &[&str], e: &mut Er
         spec.get("activeDeadlineSeconds")
             .forbidden(e, "activeDeadlineSeconds in ReplicaSet is not Supported");
     }
-    if spec.get("ephemeralContainers").is_set() && !spec.get("ephemeralContainers").is_empty() {
-        spec.get("ephemeralContainers").forbidden(e, "ephemeral containers not allowed in pod template");
-    }
 }

@@ -55,7 +55,9 @@ fn took(job: &Value, now: Timestamp) -> Value {
     let time = |field: &str| job["status"][field].as_str().and_then(clock::parse);
     Value::from(match (time("startTime"), time("completionTime")) {
         (None, _) => String::new(),
-        (Some(start), end) => api_machinery::table::human_duration(end.unwrap_or(now).as_second() - start.as_second()),
+        (Some(start), end) => {
+            api_machinery::table::human_duration(end.unwrap_or(now).as_second() - start.as_second())
+        }
     })
 }
 

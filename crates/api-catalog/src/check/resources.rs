@@ -66,6 +66,13 @@ fn container_name(at: &At, name: &str, e: &mut Errors) {
     }
 }
 
+/// A resource's name, as a pod as a whole may ask for it.
+fn pod_level_name(at: &At, name: &str, e: &mut Errors) {
+    if !matches!(name, "cpu" | "memory") && !name.starts_with(HUGE_PAGES) {
+        at.not_supported_as(e, name, &["cpu", HUGE_PAGES, "memory"]);
+    }
+}
+
 /// A quantity that is not negative, whole where halves make no sense.
 pub(crate) fn quantity(at: &At, name: &str, e: &mut Errors) {
     let Some(amount) = parse(at) else {
@@ -86,8 +93,9 @@ pub(crate) fn quantity(at: &At, name: &str, e: &mut Errors) {
 pub(crate) fn requirements(at: &At, pod_level: bool, e: &mut Errors) {
     let (requests, limits) = (at.get("requests"), at.get("limits"));
     let mut basic = false;
+    let check_name = if pod_level { pod_level_name } else { container_name };
     for (name, limit) in limits.entries() {
-        container_name(&limit, name, e);
+        check_name(&limit, name, e);
         quantity(&limit, name, e);
         basic |= matches!(name, "cpu" | "memory");
         if name.starts_with(HUGE_PAGES) {
@@ -95,7 +103,7 @@ pub(crate) fn requirements(at: &At, pod_level: bool, e: &mut Errors) {
         }
     }
     for (name, request) in requests.entries() {
-        container_name(&request, name, e);
+        check_name(&request, name, e);
         quantity(&request, name, e);
         basic |= matches!(name, "cpu" | "memory");
         against_limit(&request, name, &limits, e);
@@ -103,6 +111,9 @@ pub(crate) fn requirements(at: &At, pod_level: bool, e: &mut Errors) {
     let huge = |list: &At| list.entries().any(|(name, _)| name.starts_with(HUGE_PAGES));
     if !basic && !pod_level && (huge(&limits) || huge(&requests)) {
         at.forbidden(e, "HugePages require cpu or memory");
+    }
+    if pod_level && !at.get("claims").is_empty() {
+        at.get("claims").forbidden(e, "claims may not be set for Resources at pod-level");
     }
     claims(at, e);
 }

@@ -3,7 +3,9 @@
 use api_machinery::field::Errors;
 use api_machinery::names;
 
-use super::{NameCheck, between, label_selector, labels, name, not_negative, one_of, required_name, required_one_of};
+use super::{
+    NameCheck, between, label_selector, labels, name, not_negative, one_of, required_name, required_one_of,
+};
 use crate::at::At;
 
 /// What a field must be. Absent fields pass, but for those that say `Required`.

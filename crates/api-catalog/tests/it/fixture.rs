@@ -26,7 +26,9 @@ pub fn resource_of(object: &Value) -> Arc<Resource> {
     let version = object["apiVersion"].as_str().expect("apiVersion");
     let (group, version) = version.split_once('/').unwrap_or(("", version));
     let kind = object["kind"].as_str().expect("kind");
-    Arc::clone(catalog().get_kind(group, version, kind).unwrap_or_else(|| panic!("no {group}/{version} {kind}")))
+    Arc::clone(
+        catalog().get_kind(group, version, kind).unwrap_or_else(|| panic!("no {group}/{version} {kind}")),
+    )
 }
 
 /// Sets what a JSON pointer names, making what is on the way; null removes.
@@ -47,7 +49,8 @@ pub fn set(object: &mut Value, pointer: &str, value: Value) {
 
 fn enter<'a>(at: &'a mut Value, step: &str) -> &'a mut Value {
     if at.is_null() {
-        *at = if step.parse::<usize>().is_ok() { Value::Array(Vec::new()) } else { Value::Object(Map::new()) };
+        *at =
+            if step.parse::<usize>().is_ok() { Value::Array(Vec::new()) } else { Value::Object(Map::new()) };
     }
     match at {
         Value::Array(list) => {

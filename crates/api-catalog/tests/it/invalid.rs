@@ -56,6 +56,7 @@ fn run(base: &Value, case: &Case) -> Vec<String> {
     let mut errors = Errors::new();
     if case.updates.is_empty() {
         (rules.validate)(&object, &mut errors);
+        (rules.validate_create)(&object, &mut errors);
     } else {
         let mut new = object.clone();
         for (pointer, value) in &case.updates {
@@ -93,7 +94,8 @@ fn objects_get_the_errors_that_upstream_gives() {
         for case in cases(rest) {
             count += usize::from(!case.errors.is_empty());
             let found = run(&base, &case);
-            let same = found.len() == case.errors.len() && case.errors.iter().zip(&found).all(|(e, f)| fits(e, f));
+            let same =
+                found.len() == case.errors.len() && case.errors.iter().zip(&found).all(|(e, f)| fits(e, f));
             if !same {
                 wrong.push_str(&format!("{file}: {}\n", case.title));
                 case.errors.iter().for_each(|error| wrong.push_str(&format!("  expected {error}\n")));

@@ -10,9 +10,32 @@ use proptest::test_runner::TestRng;
 use serde_json::{Map, Value, json};
 
 /// Words that rules look for, and some that they do not.
-const WORDS: [&str; 24] = ["", "a", "Always", "Never", "RollingUpdate", "Recreate", "ClusterIP", "NodePort", "None", "TCP",
-    "10.0.0.1", "10.0.0.0/8", "25%", "101%", "-1", "1Gi", "x/y/z", "..", "é\u{0}", "metadata.labels['a']", "Exists", "In",
-    "* * * * *", "2026-01-01T00:00:00Z"];
+const WORDS: [&str; 24] = [
+    "",
+    "a",
+    "Always",
+    "Never",
+    "RollingUpdate",
+    "Recreate",
+    "ClusterIP",
+    "NodePort",
+    "None",
+    "TCP",
+    "10.0.0.1",
+    "10.0.0.0/8",
+    "25%",
+    "101%",
+    "-1",
+    "1Gi",
+    "x/y/z",
+    "..",
+    "é\u{0}",
+    "metadata.labels['a']",
+    "Exists",
+    "In",
+    "* * * * *",
+    "2026-01-01T00:00:00Z",
+];
 
 /// Makes values: mostly of the type that a schema says, sometimes of another.
 struct Maker {
@@ -81,6 +104,7 @@ fn exercise(resource: &Resource, old: &Value, new: &Value) {
     (rules.default)(&mut old);
     (rules.prepare_create)(&mut old);
     (rules.validate)(&old, &mut errors);
+    (rules.validate_create)(&old, &mut errors);
     let mut by_status = new.clone();
     (rules.prepare_status)(&mut by_status, &old);
     (rules.validate_status_update)(&by_status, &old, &mut errors);
@@ -120,7 +144,9 @@ proptest! {
 #[test]
 fn rules_never_panic_on_what_is_no_object() {
     for resource in catalog().iter() {
-        for value in [Value::Null, json!([]), json!("a"), json!(1), json!({"metadata": 1, "spec": [], "status": "x"})] {
+        for value in
+            [Value::Null, json!([]), json!("a"), json!(1), json!({"metadata": 1, "spec": [], "status": "x"})]
+        {
             exercise(resource, &value, &value);
             exercise(resource, &json!({}), &value);
         }

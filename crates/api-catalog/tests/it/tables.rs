@@ -1,6 +1,6 @@
 //! What tables say about pods and other kinds in many states.
 //!
-//! `fixtures/tables.yaml` is a list of documents: `cells` are the expected ones by column, `object` what they are of.
+//! Each file is a list of YAML documents: `cells` are the expected ones by column, `object` what they are of.
 
 use api_machinery::table;
 use jiff::Timestamp;
@@ -16,7 +16,11 @@ fn cells_are_what_kubectl_shows() {
             let object = &case["object"];
             let resource = resource_of(object);
             for (name, expected) in case["cells"].as_object().expect("cells") {
-                let column = resource.columns.iter().find(|c| c.name == *name).unwrap_or_else(|| panic!("no column {name}"));
+                let column = resource
+                    .columns
+                    .iter()
+                    .find(|c| c.name == *name)
+                    .unwrap_or_else(|| panic!("no column {name}"));
                 assert_eq!(&table::cell(column, object, now), expected, "{file}: {name} of {object}");
             }
         }

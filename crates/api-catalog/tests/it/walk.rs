@@ -113,7 +113,9 @@ fn leads_somewhere(view: View, pointer: &str) -> bool {
 fn pointers_of_selectors_scale_and_columns_exist() {
     for resource in catalog().iter() {
         let stored = match resource.view_of {
-            Some(view) => catalog().get(view.group, view.version, view.plural).expect("a view has its resource"),
+            Some(view) => {
+                catalog().get(view.group, view.version, view.plural).expect("a view has its resource")
+            }
             None => resource,
         };
         let root = stored.schema.view();
@@ -123,7 +125,8 @@ fn pointers_of_selectors_scale_and_columns_exist() {
             assert!(known, "{}: {pointer}", resource.plural);
         }
         if let Some(scale) = &resource.subresources.scale {
-            for pointer in [Some(&scale.spec_replicas), Some(&scale.status_replicas), scale.selector.as_ref()] {
+            for pointer in [Some(&scale.spec_replicas), Some(&scale.status_replicas), scale.selector.as_ref()]
+            {
                 assert!(leads_somewhere(root, pointer.expect("built-ins have all three")));
             }
         }

@@ -16,6 +16,7 @@ pub fn created(call: &ResourceCall, object: &Value) -> Result<(), ApiError> {
     let mut errors = Errors::new();
     meta::validate_meta(object, resource.namespaced(), resource.rules.name, &mut errors);
     (resource.rules.validate)(object, &mut errors);
+    (resource.rules.validate_create)(object, &mut errors);
     verdict(call, object, errors)
 }
 

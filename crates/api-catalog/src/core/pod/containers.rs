@@ -41,7 +41,7 @@ pub(crate) fn all(spec: &At, e: &mut Errors) {
         unique(&container, &mut names, e);
         handlers::lifecycle(&container.get("lifecycle"), grace, e);
         handlers::probes(&container, grace, e);
-        check::one_of(&container.get("restartPolicy"), RESTART, e);
+        restart_policy(&container, e);
     }
     for container in init.items() {
         common(&container, spec, e);
@@ -51,7 +51,7 @@ pub(crate) fn all(spec: &At, e: &mut Errors) {
     for container in ephemeral.items() {
         common(&container, spec, e);
         unique(&container, &mut names, e);
-        ephemeral_container(&container, e);
+        ephemeral_container(&container, &main, e);
     }
     host_ports(&main, e);
     host_ports(&init, e);
@@ -74,7 +74,7 @@ const HOOKS: [&str; 4] = ["lifecycle", "livenessProbe", "readinessProbe", "start
 /// An init container that restarts is a sidecar, and may have what containers have.
 fn init_container(container: &At, grace: i64, e: &mut Errors) {
     let policy = container.get("restartPolicy");
-    check::one_of(&policy, RESTART, e);
+    restart_policy(container, e);
     if policy.text() == "Always" {
         handlers::lifecycle(&container.get("lifecycle"), grace, e);
         return handlers::probes(container, grace, e);
@@ -88,14 +88,15 @@ fn init_container(container: &At, grace: i64, e: &mut Errors) {
     }
 }
 
-fn ephemeral_container(container: &At, e: &mut Errors) {
-    const FORBIDDEN: [&str; 7] = [
+fn ephemeral_container(container: &At, main: &At, e: &mut Errors) {
+    const FORBIDDEN: [&str; 8] = [
         "lifecycle",
         "livenessProbe",
         "ports",
         "readinessProbe",
         "resizePolicy",
         "restartPolicy",
+        "restartPolicyRules",
         "startupProbe",
     ];
     for field in FORBIDDEN {
@@ -105,6 +106,44 @@ fn ephemeral_container(container: &At, e: &mut Errors) {
     }
     if !container.get("resources").is_empty() {
         container.get("resources").forbidden(e, "cannot be set for an Ephemeral Container");
+    }
+    let target = container.get("targetContainerName");
+    if !target.is_empty() && !main.items().any(|other| other.get("name").text() == target.text()) {
+        target.not_found(e);
+    }
+    for mount in container.get("volumeMounts").items() {
+        for field in ["subPath", "subPathExpr"] {
+            if !mount.get(field).is_empty() {
+                mount.get(field).forbidden(e, "cannot be set for an Ephemeral Container");
+            }
+        }
+    }
+}
+
+/// A container's own policy, and the exits that it does not hold for.
+fn restart_policy(container: &At, e: &mut Errors) {
+    const MAX_RULES: usize = 20;
+    const MAX_CODES: usize = 255;
+    let (policy, rules) = (container.get("restartPolicy"), container.get("restartPolicyRules"));
+    check::one_of(&policy, RESTART, e);
+    if policy.is_empty() && !rules.is_empty() {
+        policy.required(e, "must specify restartPolicy when restart rules are used");
+    }
+    if rules.len() > MAX_RULES {
+        rules.too_many(e, rules.len(), MAX_RULES);
+    }
+    for rule in rules.items() {
+        check::required_one_of(&rule.get("action"), &["Restart", "RestartAllContainers"], e);
+        let codes = rule.get("exitCodes");
+        if !codes.is_set() {
+            codes.required(e, "must be specified");
+            continue;
+        }
+        check::required_one_of(&codes.get("operator"), &["In", "NotIn"], e);
+        let values = codes.get("values");
+        if values.len() > MAX_CODES {
+            values.too_many(e, values.len(), MAX_CODES);
+        }
     }
 }
 

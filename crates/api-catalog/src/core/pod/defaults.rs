@@ -6,15 +6,19 @@
 use serde_json::{Value, json};
 
 use super::volumes::SOURCES;
-use crate::fill::{Fill, at, each_mut, fill, get, object_at, remove, set, set_if_absent, text};
+use crate::fill::{Fill, at, each_mut, fill, get, object_at, set, set_if_absent, text};
 
 /// Defaults of a `Pod`.
 pub fn pod(pod: &mut Value) {
     let Some(spec) = pod.get_mut("spec").filter(|s| s.is_object()) else { return };
     pod_spec(spec);
+    let host_network = get(spec, "hostNetwork") == Some(&Value::Bool(true));
     for list in ["containers", "initContainers"] {
         for container in each_mut(spec, list) {
             requests_from_limits(container);
+            if host_network {
+                host_ports(container);
+            }
         }
     }
     pod_requests_from_limits(spec);
@@ -42,34 +46,24 @@ pub fn pod_spec(spec: &mut Value) {
         ],
     );
     service_account(spec);
-    let host_network = get(spec, "hostNetwork") == Some(&Value::Bool(true));
     for list in ["initContainers", "containers", "ephemeralContainers"] {
         for container in each_mut(spec, list) {
-            container_defaults(container, host_network && list != "ephemeralContainers");
+            container_defaults(container);
         }
     }
     for volume in each_mut(spec, "volumes") {
         volume_defaults(volume);
     }
-    for constraint in each_mut(spec, "topologySpreadConstraints") {
-        set_if_absent(constraint, "nodeAffinityPolicy", "Honor");
-        set_if_absent(constraint, "nodeTaintsPolicy", "Ignore");
-        // Kept out of what users see: absent means the same.
-        remove_equal(constraint, "nodeAffinityPolicy", "Honor");
-        remove_equal(constraint, "nodeTaintsPolicy", "Ignore");
-    }
-    canonical_tolerations(spec);
 }
 
-fn remove_equal(object: &mut Value, field: &str, value: &str) {
-    if text(object, field) == value {
-        remove(object, field);
-    }
-}
-
-fn canonical_tolerations(spec: &mut Value) {
-    for toleration in each_mut(spec, "tolerations") {
-        remove_equal(toleration, "operator", "");
+/// A pod in the host's network listens where it listens. Pods only: a template keeps what was written.
+fn host_ports(container: &mut Value) {
+    for port in each_mut(container, "ports") {
+        if port.get("hostPort").and_then(Value::as_i64).unwrap_or(0) == 0 {
+            if let Some(number) = get(port, "containerPort").cloned() {
+                set(port, "hostPort", number);
+            }
+        }
     }
 }
 
@@ -85,7 +79,7 @@ fn service_account(spec: &mut Value) {
     }
 }
 
-fn container_defaults(container: &mut Value, host_network: bool) {
+fn container_defaults(container: &mut Value) {
     if !container.is_object() {
         return;
     }
@@ -102,12 +96,6 @@ fn container_defaults(container: &mut Value, host_network: bool) {
     );
     for port in each_mut(container, "ports") {
         fill(port, &[("protocol", Fill::Text("TCP"))]);
-        // A pod in the host's network listens where it listens.
-        if host_network && port.get("hostPort").and_then(Value::as_i64).unwrap_or(0) == 0 {
-            if let Some(number) = get(port, "containerPort").cloned() {
-                set(port, "hostPort", number);
-            }
-        }
     }
     for probe in ["livenessProbe", "readinessProbe", "startupProbe"] {
         if let Some(probe) = container.get_mut(probe) {

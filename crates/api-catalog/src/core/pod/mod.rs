@@ -22,6 +22,7 @@ pub(crate) fn rules() -> Rules {
     Rules {
         default: defaults::pod,
         validate: validate::pod,
+        validate_create: validate::new_pod,
         validate_update: update::validate,
         validate_status_update: update::validate_status,
         prepare_create,

@@ -194,6 +194,9 @@ pub(crate) fn spread(constraints: &At, e: &mut Errors) {
         if !keys.is_empty() && !constraint.get("labelSelector").is_set() {
             keys.forbidden(e, "must not be specified when labelSelector is not set");
         }
+        for key in keys.items() {
+            key.all_invalid(e, QUALIFIED(key.text()));
+        }
     }
 }
 

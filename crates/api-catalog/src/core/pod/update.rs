@@ -1,11 +1,11 @@
 //! What may change in a pod after it was made: very little, and its status by rules.
 
 use api_machinery::field::Errors;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::at::At;
 use crate::check;
-use crate::fill::{each_mut, get, keep_old, set, text};
+use crate::fill::{each_mut, keep_old, set, text};
 
 const WHAT_MAY: &str = "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
 
@@ -25,7 +25,10 @@ pub(crate) fn validate(new: &Value, old: &Value, e: &mut Errors) {
     }
     only_added_tolerations(&spec.get("tolerations"), &before.get("tolerations"), e);
     only_removed_gates(&spec.get("schedulingGates"), &before.get("schedulingGates"), e);
-    let unchanged = munged(new, old);
+    let mut unchanged = munged(new, old);
+    if !before.get("schedulingGates").is_empty() {
+        narrowed(&mut unchanged, &spec, &before, e);
+    }
     if !check::same(Some(&unchanged), old.get("spec")) {
         let changed = changed_fields(&unchanged, &old["spec"]);
         spec.forbidden(e, &format!("{WHAT_MAY}\n{changed}"));
@@ -104,17 +107,46 @@ fn munged(new: &Value, old: &Value) -> Value {
     if was_negative && spec[grace].as_i64() == Some(1) {
         keep_old(&mut spec, &before, grace);
     }
-    let gated = before["schedulingGates"].as_array().is_some_and(|gates| !gates.is_empty());
-    if gated && only_added(get(&spec, "nodeSelector"), get(&before, "nodeSelector")) {
-        keep_old(&mut spec, &before, "nodeSelector");
-    }
     spec
 }
 
 /// A pod that waits at a gate may be narrowed down, never widened.
-fn only_added(new: Option<&Value>, old: Option<&Value>) -> bool {
-    let old = old.and_then(Value::as_object).into_iter().flatten();
-    old.into_iter().all(|(key, value)| new.and_then(|n| n.get(key)) == Some(value))
+fn narrowed(unchanged: &mut Value, spec: &At, before: &At, e: &mut Errors) {
+    let old = before.value().cloned().unwrap_or_default();
+    let (labels, labels_before) = (spec.get("nodeSelector"), before.get("nodeSelector"));
+    if !labels_before.entries().all(|(key, value)| labels.key(key).value() == value.value()) {
+        labels.invalid(e, "only additions to spec.nodeSelector are allowed (no mutations or deletions)");
+    }
+    keep_old(unchanged, &old, "nodeSelector");
+    let (affinity, affinity_before) = (spec.get("affinity"), before.get("affinity"));
+    narrowed_affinity(&affinity.get("nodeAffinity"), &affinity_before.get("nodeAffinity"), e);
+    let mut affinity = affinity.value().cloned().unwrap_or_else(|| json!({}));
+    keep_old(&mut affinity, old.get("affinity").unwrap_or(&Value::Null), "nodeAffinity");
+    set(unchanged, "affinity", affinity);
+}
+
+/// Terms are alternatives, so none may come; the requirements of one all hold, so they may.
+fn narrowed_affinity(new: &At, old: &At, e: &mut Errors) {
+    const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
+    let (required, required_before) = (new.get(REQUIRED), old.get(REQUIRED));
+    let (terms, terms_before) = (required.get("nodeSelectorTerms"), required_before.get("nodeSelectorTerms"));
+    if terms_before.is_empty() {
+        return;
+    }
+    if terms.len() != terms_before.len() {
+        return terms.invalid(e, "no additions/deletions to non-empty NodeSelectorTerms list are allowed");
+    }
+    for (term, before) in terms.items().zip(terms_before.items()) {
+        let lists = ["matchExpressions", "matchFields"];
+        let was_empty = lists.iter().all(|list| before.get(list).is_empty());
+        let added_only = lists.iter().all(|list| {
+            let (now, then) = (term.get(list), before.get(list));
+            (now.is_empty() || !was_empty) && now.array().starts_with(then.array())
+        });
+        if !added_only {
+            term.invalid(e, "only additions are allowed (no mutations or deletions)");
+        }
+    }
 }
 
 /// The fields of the spec that differ, a line each.

@@ -18,11 +18,12 @@ pub(crate) fn pod(pod: &Value, e: &mut Errors) {
     let root = At::root(pod);
     let (metadata, spec) = (root.get("metadata"), root.get("spec"));
     let annotations = metadata.get("annotations");
+    deletion_cost(&annotations, e);
     let mirror = annotations.key(MIRROR);
     if mirror.is_set() && spec.get("nodeName").is_empty() {
         mirror.invalid(e, "must set spec.nodeName if mirror pod annotation is set");
     }
-    pod_spec(&spec, e);
+    pod_spec(&spec, Holder::Pod, e);
     for list in ["containers", "initContainers"] {
         for container in spec.get(list).items() {
             let image = container.get("image");
@@ -32,6 +33,28 @@ pub(crate) fn pod(pod: &Value, e: &mut Errors) {
         }
     }
     one_huge_page_size(&spec, e);
+}
+
+/// What only a pod that exists may have.
+pub(crate) fn new_pod(pod: &Value, e: &mut Errors) {
+    let root = At::root(pod);
+    let spec = root.get("spec");
+    if !spec.get("ephemeralContainers").is_empty() {
+        spec.get("ephemeralContainers").forbidden(e, "cannot be set on create");
+    }
+    if !spec.get("nodeName").is_empty() && !spec.get("schedulingGates").is_empty() {
+        spec.get("nodeName").forbidden(e, "cannot be set until all schedulingGates have been cleared");
+    }
+}
+
+/// A ReplicaSet deletes the cheapest pod first.
+fn deletion_cost(annotations: &At, e: &mut Errors) {
+    let cost = annotations.key("controller.kubernetes.io/pod-deletion-cost");
+    let digits = cost.text().strip_prefix('-').unwrap_or(cost.text());
+    let plain = digits == "0" || !digits.starts_with('0') && digits.bytes().all(|b| b.is_ascii_digit());
+    if cost.is_set() && !(plain && cost.text().parse::<i32>().is_ok()) {
+        cost.invalid(e, "must be a 32bit integer");
+    }
 }
 
 /// A pod template: its labels, annotations and spec.
@@ -46,7 +69,18 @@ pub(crate) fn template(template: &At, e: &mut Errors) {
         let path = template.get("annotations").path();
         api_machinery::meta::validate_annotations(annotations, &api_machinery::field::Path::new(&path), e);
     }
-    pod_spec(&template.get("spec"), e);
+    let spec = template.get("spec");
+    pod_spec(&spec, Holder::Template, e);
+    if !spec.get("ephemeralContainers").is_empty() {
+        spec.get("ephemeralContainers").forbidden(e, "ephemeral containers not allowed in pod template");
+    }
+}
+
+/// What holds a pod's spec. A template may leave to its pods what they get as defaults.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Holder {
+    Pod,
+    Template,
 }
 
 const RESTART: &[&str] = &["Always", "OnFailure", "Never"];
@@ -61,6 +95,7 @@ const SPEC: &Table = &[
     ("nodeName", Rule::Name(SUBDOMAIN)),
     ("activeDeadlineSeconds", Rule::Between(1, i32::MAX as i64)),
     ("hostname", Rule::Name(LABEL)),
+    ("hostnameOverride", Rule::Check(hostname_override)),
     ("subdomain", Rule::Name(LABEL)),
     ("tolerations", Rule::Check(scheduling::tolerations)),
     ("affinity", Rule::Check(scheduling::affinity)),
@@ -77,7 +112,7 @@ const SPEC: &Table = &[
     ("resourceClaims", Rule::Check(resource_claims)),
 ];
 
-pub(crate) fn pod_spec(spec: &At, e: &mut Errors) {
+fn pod_spec(spec: &At, holder: Holder, e: &mut Errors) {
     let declared = spec.get("volumes");
     volumes::volumes(&declared, e);
     containers::all(spec, e);
@@ -85,6 +120,8 @@ pub(crate) fn pod_spec(spec: &At, e: &mut Errors) {
     security::pod(spec, e);
     dns_config(spec, e);
     host_namespaces(spec, e);
+    host_ports(spec, holder, e);
+    operating_system(spec, e);
 }
 
 fn dns_config(spec: &At, e: &mut Errors) {
@@ -126,6 +163,15 @@ fn dns_config(spec: &At, e: &mut Errors) {
         if option.get("name").is_empty() {
             option.required(e, "must not be empty");
         }
+    }
+}
+
+/// Linux takes no longer name than this.
+fn hostname_override(name: &At, e: &mut Errors) {
+    const MAX: usize = 64;
+    check::name(name, SUBDOMAIN, e);
+    if name.text().len() > MAX {
+        name.too_long(e, MAX);
     }
 }
 
@@ -179,6 +225,10 @@ fn host_namespaces(spec: &At, e: &mut Errors) {
             spec.get(field).forbidden(e, "when `hostUsers` is false");
         }
     }
+}
+
+/// In the host's network a container listens where it listens.
+fn host_ports(spec: &At, holder: Holder, e: &mut Errors) {
     if !spec.get("hostNetwork").flag() {
         return;
     }
@@ -186,10 +236,67 @@ fn host_namespaces(spec: &At, e: &mut Errors) {
         for container in spec.get(list).items() {
             for port in container.get("ports").items() {
                 let (inside, outside) = (port.get("containerPort"), port.get("hostPort"));
-                if outside.int() != inside.int() {
-                    inside.invalid(e, "must match `hostPort` when `hostNetwork` is true");
+                let number = outside.int().unwrap_or(0);
+                let left_out = holder == Holder::Template && number == 0;
+                if !left_out && Some(number) != inside.int() {
+                    outside.invalid_as(e, number, "must match `containerPort` when `hostNetwork` is true");
                 }
             }
+        }
+    }
+}
+
+/// What pods of Windows have none of, in the pod's security context and in those of containers.
+const NOT_ON_WINDOWS: &[&str] = &[
+    "appArmorProfile",
+    "seLinuxOptions",
+    "seccompProfile",
+    "fsGroup",
+    "fsGroupChangePolicy",
+    "sysctls",
+    "runAsUser",
+    "runAsGroup",
+    "supplementalGroups",
+    "supplementalGroupsPolicy",
+    "capabilities",
+    "readOnlyRootFilesystem",
+    "privileged",
+    "allowPrivilegeEscalation",
+    "procMount",
+];
+
+/// A pod that names its operating system may only have what there is on it.
+fn operating_system(spec: &At, e: &mut Errors) {
+    let windows = match spec.get("os").get("name").text() {
+        "windows" => true,
+        "linux" => false,
+        _ => return,
+    };
+    if windows {
+        for field in ["hostPID", "hostIPC", "shareProcessNamespace", "hostUsers"] {
+            if spec.get(field).is_set() && (field == "hostUsers" || spec.get(field).flag()) {
+                spec.get(field).forbidden(e, "cannot be set for a windows pod");
+            }
+        }
+    }
+    security_for(&spec.get("securityContext"), windows, e);
+    for list in ["containers", "initContainers", "ephemeralContainers"] {
+        for container in spec.get(list).items() {
+            security_for(&container.get("securityContext"), windows, e);
+        }
+    }
+}
+
+fn security_for(context: &At, windows: bool, e: &mut Errors) {
+    if !windows {
+        if context.get("windowsOptions").is_set() {
+            context.get("windowsOptions").forbidden(e, "windows options cannot be set for a linux pod");
+        }
+        return;
+    }
+    for field in NOT_ON_WINDOWS {
+        if !context.get(field).is_empty() {
+            context.get(field).forbidden(e, "cannot be set for a windows pod");
         }
     }
 }

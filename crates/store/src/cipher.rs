@@ -17,7 +17,9 @@ pub type Random = Arc<dyn Fn(&mut [u8]) -> io::Result<()> + Send + Sync>;
 pub fn system_random() -> Random {
     use ring::rand::{SecureRandom, SystemRandom};
     let source = SystemRandom::new();
-    Arc::new(move |buffer| source.fill(buffer).map_err(|_| io::Error::other("the system gave no random bytes")))
+    Arc::new(move |buffer| {
+        source.fill(buffer).map_err(|_| io::Error::other("the system gave no random bytes"))
+    })
 }
 
 /// What is encrypted, and under which keys.
@@ -95,7 +97,11 @@ impl Cipher {
         let begin = out.len();
         out.extend_from_slice(value);
         let tag = cipher
-            .seal_in_place_separate_tag(Nonce::assume_unique_for_key(nonce), bound_to(*id, key), &mut out[begin..])
+            .seal_in_place_separate_tag(
+                Nonce::assume_unique_for_key(nonce),
+                bound_to(*id, key),
+                &mut out[begin..],
+            )
             .map_err(|_| io::Error::other("a value could not be encrypted"))?;
         out.extend_from_slice(tag.as_ref());
         Ok(())

@@ -43,18 +43,37 @@ pub enum StoreError {
     /// Another process has the store open.
     #[error("{0} is in use by another process; only one server can use a data directory")]
     InUse(String),
-    /// A transaction names a key twice, or none of them fits.
+    /// A transaction names a key twice, or is too large.
     #[error("bad transaction: {0}")]
     BadTransaction(String),
+    /// The options, or the key file that they come from, cannot work.
+    #[error("{0}")]
+    InvalidOptions(String),
+    /// A stored value is encrypted with a key that was not given.
+    #[error("the value of {key} is encrypted with key {key_id}, which the store was not given")]
+    UnknownEncryptionKey {
+        /// Whose value.
+        key: String,
+        /// The id of the missing key.
+        key_id: u32,
+    },
 }
 
 impl StoreError {
-    pub(crate) fn from_io(what: &str, error: &std::io::Error) -> Self {
-        match error.kind() {
-            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
-                Self::DiskFull(what.to_owned())
-            }
-            _ => Self::Disk(format!("{what}: {error}")),
-        }
+    pub(crate) fn io(doing: impl std::fmt::Display, error: std::io::Error) -> StoreError {
+        StoreError::Disk(format!("{doing}: {error}"))
     }
+
+    pub(crate) fn stopped(why: impl Into<String>) -> StoreError {
+        StoreError::Stopped(why.into())
+    }
+
+    pub(crate) fn corrupt(file: impl Into<String>, offset: u64, what: impl Into<String>) -> StoreError {
+        StoreError::Corrupt { file: file.into(), offset, what: what.into() }
+    }
+}
+
+/// Whether it is only space that was missing.
+pub(crate) fn is_full(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
 }

@@ -172,7 +172,11 @@ impl FileHeader {
     }
 
     /// Reads the first sector of a file that should be of this kind and revision.
-    pub(crate) fn decode(bytes: &[u8], kind: FileKind, revision: Revision) -> Result<FileHeader, &'static str> {
+    pub(crate) fn decode(
+        bytes: &[u8],
+        kind: FileKind,
+        revision: Revision,
+    ) -> Result<FileHeader, &'static str> {
         let frame = parse(bytes, 0, 0)?;
         if frame.payload.len() != 12 {
             return Err("the file header has another length");

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::api::{Batch, Event, Item, Op, Revision};
 use crate::StoreError;
+use crate::api::{Batch, Event, Item, Op, Revision};
 
 /// An empty store is at revision 1.
 pub(crate) const FIRST: Revision = 1;
@@ -135,10 +135,10 @@ impl Index {
     /// Whether the state at this revision can be read, and everything after it be watched.
     pub(crate) fn readable(&self, revision: Revision) -> Result<(), StoreError> {
         if revision < self.compacted {
-            return Err(StoreError::Compacted { requested: revision, oldest: self.compacted });
+            return Err(StoreError::Compacted { asked: revision, oldest: self.compacted });
         }
         if revision > self.revision {
-            return Err(StoreError::FutureRevision { requested: revision, current: self.revision });
+            return Err(StoreError::Future { asked: revision, current: self.revision });
         }
         Ok(())
     }
@@ -157,7 +157,7 @@ impl Index {
             _ => Bound::Included(prefix),
         };
         let mut page = Page::default();
-        let mut last = None;
+        let mut last: Option<&Arc<str>> = None;
         for (key, versions) in self.keys.range::<str, _>((begin, Bound::Unbounded)) {
             if !key.starts_with(prefix) {
                 return page;
@@ -174,7 +174,13 @@ impl Index {
     }
 
     /// Like [`page`](Index::page), but only counts, and without a limit of items.
-    pub(crate) fn count(&self, prefix: &str, after: &str, at: Revision, visits: usize) -> (u64, Option<Arc<str>>) {
+    pub(crate) fn count(
+        &self,
+        prefix: &str,
+        after: &str,
+        at: Revision,
+        visits: usize,
+    ) -> (u64, Option<Arc<str>>) {
         let mut count = 0;
         let mut last = None;
         let range = self.keys.range::<str, _>((Bound::Excluded(after), Bound::Unbounded));
@@ -338,7 +344,11 @@ mod tests {
             .map(|event| (event.revision, event.value.clone(), event.prev_value.clone(), event.prev_revision))
             .collect();
         assert_eq!(kinds, [(5, None, Some("two".into()), 3), (6, Some("due".into()), None, 0)]);
-        assert_eq!(index.events("/b/", 3, 1), Batch { events: vec![], revision: 4 }, "progress without events");
+        assert_eq!(
+            index.events("/b/", 3, 1),
+            Batch { events: vec![], revision: 4 },
+            "progress without events"
+        );
     }
 
     #[test]

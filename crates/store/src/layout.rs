@@ -55,17 +55,23 @@ fn number(text: &str) -> Option<Revision> {
 }
 
 /// Gives a complete file its real name, durably.
-pub(crate) fn publish(disk: &dyn Disk, mut file: Box<dyn DiskFile>, name: &str) -> Result<Box<dyn DiskFile>, StoreError> {
+pub(crate) fn publish(
+    disk: &dyn Disk,
+    mut file: Box<dyn DiskFile>,
+    name: &str,
+) -> Result<Box<dyn DiskFile>, StoreError> {
     let temporary = temporary(name);
     sync(disk, &mut *file, &temporary)?;
-    disk.rename(&temporary, name).map_err(|error| failed(format!("renaming to {}", disk.describe(name)), error))?;
+    disk.rename(&temporary, name)
+        .map_err(|error| failed(format!("renaming to {}", disk.describe(name)), error))?;
     sync_directory(disk)?;
     Ok(file)
 }
 
 /// Syncs a file. A failure is final: the system may have thrown away what it could not write.
 pub(crate) fn sync(disk: &dyn Disk, file: &mut dyn DiskFile, name: &str) -> Result<(), StoreError> {
-    file.sync().map_err(|error| StoreError::stopped(format!("fsync of {} failed: {error}", disk.describe(name))))
+    file.sync()
+        .map_err(|error| StoreError::stopped(format!("fsync of {} failed: {error}", disk.describe(name))))
 }
 
 /// Syncs the directory, with the same consequence.
@@ -76,7 +82,7 @@ pub(crate) fn sync_directory(disk: &dyn Disk) -> Result<(), StoreError> {
 
 /// A write that failed: for want of space, or for a reason that no retry mends.
 pub(crate) fn failed(doing: impl Into<String>, error: io::Error) -> StoreError {
-    if is_full(&error) { StoreError::DiskFull { doing: doing.into() } } else { StoreError::io(doing, error) }
+    if is_full(&error) { StoreError::DiskFull(doing.into()) } else { StoreError::io(doing.into(), error) }
 }
 
 /// Removes files that are no longer needed. What a crash leaves of this is harmless and removed at the next start.
@@ -98,7 +104,8 @@ mod tests {
 
     #[test]
     fn names_are_sorted_into_what_they_are() {
-        let names = [snapshot(30), segment(7), segment(31), temporary(&snapshot(40)), "LOCK".into(), "7.log".into()];
+        let names =
+            [snapshot(30), segment(7), segment(31), temporary(&snapshot(40)), "LOCK".into(), "7.log".into()];
         let listing = sort(names.to_vec());
         assert_eq!(listing.segments, [7, 31]);
         assert_eq!(listing.snapshots, [30]);

@@ -79,7 +79,12 @@ impl Log {
 
     /// Writes and syncs one frame. After `DiskFull` nothing has happened; after any other error nothing is known,
     /// and nothing more may be written.
-    pub(crate) fn append(&mut self, frame: &mut FrameBuffer, first: Revision, count: u32) -> Result<(), StoreError> {
+    pub(crate) fn append(
+        &mut self,
+        frame: &mut FrameBuffer,
+        first: Revision,
+        count: u32,
+    ) -> Result<(), StoreError> {
         if self.active.end >= self.rotate_at && self.active.first < first {
             self.rotate(first)?;
         }
@@ -90,7 +95,10 @@ impl Log {
             Ok(()) => {}
             Err(error) if is_full(&error) => return Err(self.erase()),
             Err(error) => {
-                return Err(StoreError::stopped(format!("writing {} failed: {error}", disk.describe(&active.name))));
+                return Err(StoreError::stopped(format!(
+                    "writing {} failed: {error}",
+                    disk.describe(&active.name)
+                )));
             }
         }
         layout::sync(&**disk, &mut *active.file, &active.name)?;
@@ -107,7 +115,7 @@ impl Log {
         }
         let ample = needed.max(self.active.allocated + self.preallocate_bytes);
         match self.extend(ample) {
-            Err(StoreError::DiskFull { .. }) => self.extend(needed),
+            Err(StoreError::DiskFull(_)) => self.extend(needed),
             done => done,
         }
     }
@@ -121,7 +129,7 @@ impl Log {
             active.file.write_all_at(&ZEROS[..length], at).map_err(|error| {
                 let doing = format!("extending {}", disk.describe(&active.name));
                 if is_full(&error) {
-                    StoreError::DiskFull { doing }
+                    StoreError::DiskFull(doing)
                 } else {
                     StoreError::stopped(format!("{doing} failed: {error}"))
                 }
@@ -141,7 +149,7 @@ impl Log {
             return StoreError::stopped(format!("{path} is full and cannot be restored: {error}"));
         }
         match layout::sync(&**disk, &mut *active.file, &active.name) {
-            Ok(()) => StoreError::DiskFull { doing: format!("writing {path}") },
+            Ok(()) => StoreError::DiskFull(format!("writing {path}")),
             Err(error) => error,
         }
     }
@@ -150,7 +158,7 @@ impl Log {
     fn rotate(&mut self, first: Revision) -> Result<(), StoreError> {
         let active = match Active::create(&*self.disk, &self.random, first) {
             Ok(active) => active,
-            Err(stopped @ StoreError::Stopped { .. }) => return Err(stopped),
+            Err(stopped @ StoreError::Stopped(_)) => return Err(stopped),
             Err(error) => {
                 tracing::warn!(%error, "going on in the old log segment");
                 self.rotate_at = self.active.end + self.preallocate_bytes.max(self.segment_bytes / 4);
@@ -173,7 +181,11 @@ impl Log {
     }
 
     /// Removes the segments that hold nothing newer than a durable snapshot, and the older snapshot.
-    pub(crate) fn reclaim(&mut self, revision: Revision, old_snapshot: Option<Revision>) -> Result<(), StoreError> {
+    pub(crate) fn reclaim(
+        &mut self,
+        revision: Revision,
+        old_snapshot: Option<Revision>,
+    ) -> Result<(), StoreError> {
         let superfluous = self.closed.drain(..self.superfluous(revision));
         let mut names: Vec<String> = superfluous.map(|segment| layout::segment(segment.first)).collect();
         names.extend(old_snapshot.filter(|old| *old != revision).map(layout::snapshot));

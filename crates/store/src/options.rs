@@ -56,6 +56,13 @@ impl Default for Options {
     }
 }
 
+impl Options {
+    /// For a simulation: no threads, and chance from a seed.
+    pub fn simulated(seed: u64) -> Options {
+        Options { mode: Writer::Inline, random: crate::simdisk::seeded_random(seed), ..Options::default() }
+    }
+}
+
 /// Follows tokio's clock, which a simulation may have paused.
 fn tokio_time() -> Monotonic {
     let origin = tokio::time::Instant::now();

@@ -90,7 +90,11 @@ impl<'a> Reader<'a> {
 
     /// Everything must have been read.
     pub(crate) fn finish(self) -> Result<(), DecodeError> {
-        if self.rest.is_empty() { Ok(()) } else { Err(DecodeError::Malformed("a record is longer than it says")) }
+        if self.rest.is_empty() {
+            Ok(())
+        } else {
+            Err(DecodeError::Malformed("a record is longer than it says"))
+        }
     }
 
     pub(crate) fn txn(&mut self) -> Result<Vec<Op>, DecodeError> {

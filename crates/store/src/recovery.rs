@@ -49,8 +49,13 @@ pub(crate) struct Recovered {
 }
 
 /// Reads everything, makes sure that all of it is durable, and leaves the log ready for the next revision.
-pub(crate) fn recover(disk: &Arc<dyn Disk>, cipher: &Cipher, options: &Options) -> Result<Recovered, StoreError> {
-    let names = disk.list().map_err(|error| StoreError::io(format!("listing {}", disk.describe("")), error))?;
+pub(crate) fn recover(
+    disk: &Arc<dyn Disk>,
+    cipher: &Cipher,
+    options: &Options,
+) -> Result<Recovered, StoreError> {
+    let names =
+        disk.list().map_err(|error| StoreError::io(format!("listing {}", disk.describe("")), error))?;
     let mut listing = layout::sort(names);
     let snapshot = listing.snapshots.pop();
     let (mut index, snapshot_bytes) = match snapshot {
@@ -69,7 +74,14 @@ pub(crate) fn recover(disk: &Arc<dyn Disk>, cipher: &Cipher, options: &Options) 
         if position + 1 < segments.len() {
             closed.push_back(Closed { first: *first, bytes: end });
         } else {
-            active = Some(Active { name: layout::segment(*first), first: *first, salt, file: segment, end, allocated: end });
+            active = Some(Active {
+                name: layout::segment(*first),
+                first: *first,
+                salt,
+                file: segment,
+                end,
+                allocated: end,
+            });
         }
     }
     let Replay { replayed, torn, .. } = replay;
@@ -96,7 +108,7 @@ pub(crate) fn recover(disk: &Arc<dyn Disk>, cipher: &Cipher, options: &Options) 
 /// Only a help: a full disk does not keep the store from opening or closing.
 pub(crate) fn mark(log: &mut Log, revision: Revision) -> Result<(), StoreError> {
     match log.append(&mut FrameBuffer::new(), revision + 1, 0) {
-        Err(error @ StoreError::DiskFull { .. }) => {
+        Err(error @ StoreError::DiskFull(_)) => {
             tracing::warn!(%error, "no space to mark the end of the log");
             Ok(())
         }
@@ -190,7 +202,13 @@ impl Replay<'_> {
         Ok((file, header.salt, at as u64))
     }
 
-    fn complete(&self, successor: Option<Revision>, path: &str, at: usize, what: &str) -> Result<(), StoreError> {
+    fn complete(
+        &self,
+        successor: Option<Revision>,
+        path: &str,
+        at: usize,
+        what: &str,
+    ) -> Result<(), StoreError> {
         match successor {
             Some(successor) if successor != self.next => {
                 let what = format!("{what} (revision {} of {})", self.next, successor - 1);
@@ -206,7 +224,12 @@ impl Replay<'_> {
             let what = format!("{what}, and a valid record follows at offset {valid}");
             return Err(StoreError::corrupt(path, at as u64, what));
         }
-        tracing::warn!(file = path, offset = at, what, "cutting off an unfinished write at the end of the log");
+        tracing::warn!(
+            file = path,
+            offset = at,
+            what,
+            "cutting off an unfinished write at the end of the log"
+        );
         self.torn = Some(TornTail { file: path.to_owned(), offset: at as u64, what: what.to_owned() });
         Ok(())
     }

@@ -73,7 +73,12 @@ struct Writer<'a> {
 }
 
 impl<'a> Writer<'a> {
-    fn begin(disk: &'a dyn Disk, cipher: &'a Cipher, name: &'a str, revision: Revision) -> Result<Self, StoreError> {
+    fn begin(
+        disk: &'a dyn Disk,
+        cipher: &'a Cipher,
+        name: &'a str,
+        revision: Revision,
+    ) -> Result<Self, StoreError> {
         let salt = random_salt(cipher.random())?;
         let header = FileHeader { kind: FileKind::Snapshot, salt, revision }.encode();
         let doing = || format!("writing snapshot {}", disk.describe(name));
@@ -149,13 +154,19 @@ pub(crate) fn load(disk: &dyn Disk, cipher: &Cipher, revision: Revision) -> Resu
         let block = reader.block(header.salt)?;
         let frame = match frame::read(&block, 0, header.salt) {
             Read::Frame(frame) if frame.first == number => frame,
-            Read::Frame(_) => return Err(StoreError::corrupt(&path, at, "a block is missing before this one")),
+            Read::Frame(_) => {
+                return Err(StoreError::corrupt(&path, at, "a block is missing before this one"));
+            }
             Read::End => return Err(StoreError::corrupt(&path, at, "a block is missing")),
             Read::Bad(what) => return Err(StoreError::corrupt(&path, at, what)),
         };
         if frame.count == 0 {
             if frame.payload != (items.len() as u64).to_le_bytes() {
-                return Err(StoreError::corrupt(&path, at, "the snapshot holds another number of keys than it says"));
+                return Err(StoreError::corrupt(
+                    &path,
+                    at,
+                    "the snapshot holds another number of keys than it says",
+                ));
             }
             return Ok((Index::restore(revision, items), length));
         }
@@ -173,7 +184,9 @@ pub(crate) fn decode_failed(error: DecodeError, path: &str, offset: u64) -> Stor
     match error {
         DecodeError::Malformed(what) => StoreError::corrupt(path, offset, what),
         DecodeError::Undecipherable { key } => {
-            let what = format!("the value of {key} does not decrypt: it or its encryption key is not the one written");
+            let what = format!(
+                "the value of {key} does not decrypt: it or its encryption key is not the one written"
+            );
             StoreError::corrupt(path, offset, what)
         }
         DecodeError::UnknownKey { key, id } => StoreError::UnknownEncryptionKey { key, key_id: id },

@@ -55,9 +55,13 @@ impl Held {
         let addresses = service.pointer("/spec/clusterIPs").and_then(Value::as_array).into_iter().flatten();
         let addresses = addresses.chain(service.pointer("/spec/clusterIP")).filter_map(Value::as_str);
         let ports = service.pointer("/spec/ports").and_then(Value::as_array).into_iter().flatten();
-        let ports = ports.filter_map(|port| port.get("nodePort")).chain(service.pointer("/spec/healthCheckNodePort"));
+        let ports =
+            ports.filter_map(|port| port.get("nodePort")).chain(service.pointer("/spec/healthCheckNodePort"));
         Held {
-            addresses: addresses.filter(|address| !matches!(*address, "" | "None")).map(str::to_owned).collect(),
+            addresses: addresses
+                .filter(|address| !matches!(*address, "" | "None"))
+                .map(str::to_owned)
+                .collect(),
             ports: ports
                 .filter_map(Value::as_u64)
                 .filter_map(|port| u16::try_from(port).ok())
@@ -128,7 +132,11 @@ impl Allocator<'_> {
         let flag = service.pointer("/spec/allocateLoadBalancerNodePorts").and_then(Value::as_bool);
         let gives = kind == "NodePort" || (kind == "LoadBalancer" && flag != Some(false));
         self.ports(service, gives, &mut errors).await?;
-        if errors.is_empty() { Ok(()) } else { Err(ApiError::invalid("", "Service", meta::name(service), errors)) }
+        if errors.is_empty() {
+            Ok(())
+        } else {
+            Err(ApiError::invalid("", "Service", meta::name(service), errors))
+        }
     }
 
     /// An address of the upper part of the range, so that the lower is left for those who choose; then of the lower.
@@ -139,13 +147,15 @@ impl Allocator<'_> {
         let (first, end) = (2, range.size().saturating_sub(1));
         let band = (range.size() / 16).clamp(16, 256).min(end.saturating_sub(first));
         let upper = first + band;
-        let is_free = |offset: &u64| {
-            range.nth(*offset).is_some_and(|address| !taken.contains(&address.to_string()))
-        };
+        let is_free =
+            |offset: &u64| range.nth(*offset).is_some_and(|address| !taken.contains(&address.to_string()));
         let found = self.pick(upper, end, is_free).or_else(|| self.pick(first, upper.min(end), is_free));
         let address = found.and_then(|offset| range.nth(offset));
         if address.is_none() {
-            errors.internal(&Path::new("spec").child("clusterIPs"), "failed to allocate a serviceIP: range is full");
+            errors.internal(
+                &Path::new("spec").child("clusterIPs"),
+                "failed to allocate a serviceIP: range is full",
+            );
         }
         Ok(address)
     }
@@ -163,7 +173,9 @@ impl Allocator<'_> {
         }
         let range = self.server.config().service_cidr;
         let inside = chosen.parse().is_ok_and(|address: Ipv4Addr| {
-            range.contains(address) && Some(address) != range.nth(0) && Some(address) != range.nth(range.size() - 1)
+            range.contains(address)
+                && Some(address) != range.nth(0)
+                && Some(address) != range.nth(range.size() - 1)
         });
         let why = if !inside {
             format!("the provided IP is not in the valid range. The range of valid IPs is {range}")
@@ -173,7 +185,11 @@ impl Allocator<'_> {
             return Ok(());
         };
         let spec = Path::new("spec");
-        errors.invalid(&spec.child("clusterIPs"), json!([chosen]), format!("failed to allocate IP {chosen}: {why}"));
+        errors.invalid(
+            &spec.child("clusterIPs"),
+            json!([chosen]),
+            format!("failed to allocate IP {chosen}: {why}"),
+        );
         Ok(())
     }
 
@@ -183,7 +199,9 @@ impl Allocator<'_> {
             && service.pointer("/spec/externalTrafficPolicy") == Some(&json!("Local"))
             && service.pointer("/spec/healthCheckNodePort").and_then(Value::as_u64).unwrap_or(0) == 0;
         let mut mine = self.before.ports.clone();
-        let Some(ports) = service.pointer_mut("/spec/ports").and_then(Value::as_array_mut) else { return Ok(()) };
+        let Some(ports) = service.pointer_mut("/spec/ports").and_then(Value::as_array_mut) else {
+            return Ok(());
+        };
         for (index, port) in ports.iter().enumerate() {
             if wanted(port) != 0 {
                 self.check_port(index, wanted(port), &mut mine, errors).await?;
@@ -209,7 +227,10 @@ impl Allocator<'_> {
             let Some(chosen) = chosen else {
                 let path = Path::new("spec");
                 let ports = path.child("ports");
-                errors.internal(&ports.index(index).child("nodePort"), "failed to allocate a nodePort: range is full");
+                errors.internal(
+                    &ports.index(index).child("nodePort"),
+                    "failed to allocate a nodePort: range is full",
+                );
                 return Ok(());
             };
             taken.insert(chosen);

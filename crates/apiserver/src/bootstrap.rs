@@ -28,7 +28,8 @@ pub fn identity() -> UserInfo {
 pub async fn run(server: &Arc<ApiServer>) -> Result<(), StartError> {
     let client = server.client(identity());
     let namespaces = ["default", "kube-system", "kube-public", "kube-node-lease"];
-    let namespaces = namespaces.map(|name| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}));
+    let namespaces =
+        namespaces.map(|name| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}));
     ensure_all(server, &client, namespaces.into()).await?;
     let mut objects = server.gate().bootstrap_objects();
     objects.extend(api_service(server));
@@ -56,13 +57,16 @@ async fn ensure_all(
     Ok(())
 }
 
-fn finished(result: Option<Result<Result<(), StartError>, tokio::task::JoinError>>) -> Result<(), StartError> {
+fn finished(
+    result: Option<Result<Result<(), StartError>, tokio::task::JoinError>>,
+) -> Result<(), StartError> {
     match result {
         None => Ok(()),
         Some(Ok(result)) => result,
-        Some(Err(error)) => {
-            Err(StartError::Bootstrap { what: "an object that must exist".to_owned(), error: error.to_string() })
-        }
+        Some(Err(error)) => Err(StartError::Bootstrap {
+            what: "an object that must exist".to_owned(),
+            error: error.to_string(),
+        }),
     }
 }
 
@@ -79,7 +83,9 @@ async fn ensure(server: Arc<ApiServer>, client: kube::Client, wanted: Value) -> 
     let collection = collection(resource, meta::namespace(&wanted));
     let path = format!("{collection}/{}", percent_encode(meta::name(&wanted)));
     let existing = server.cache().resource(resource).and_then(|cache| {
-        cache.get(&catalog::key(meta::namespace(&wanted), meta::name(&wanted))).and_then(|found| found.value())
+        cache
+            .get(&catalog::key(meta::namespace(&wanted), meta::name(&wanted)))
+            .and_then(|found| found.value())
     });
     let request = match existing {
         None => send("POST", &collection, &wanted),

@@ -59,7 +59,8 @@ impl Catalog {
         let by_path = all
             .iter()
             .map(|resource| {
-                let path = (resource.group.to_string(), resource.version.to_string(), resource.plural.to_string());
+                let path =
+                    (resource.group.to_string(), resource.version.to_string(), resource.plural.to_string());
                 (path, resource.clone())
             })
             .collect();
@@ -95,6 +96,23 @@ impl Catalog {
                 .or_insert_with(|| resource.clone());
         }
         stored
+    }
+
+    /// The groups and their versions, in the catalogue's order.
+    pub fn versions(&self) -> Vec<(&str, &str)> {
+        let mut versions = Vec::new();
+        for resource in &self.all {
+            let version = (&*resource.group, &*resource.version);
+            if !versions.contains(&version) {
+                versions.push(version);
+            }
+        }
+        versions
+    }
+
+    /// The built-in resources.
+    pub fn built_in() -> Catalog {
+        Catalog::new(api_catalog::catalog().iter().cloned())
     }
 
     /// Whether a version of a group exists.

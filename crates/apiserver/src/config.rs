@@ -77,6 +77,10 @@ pub struct Config {
     pub dns_address: Option<Ipv4Addr>,
     /// The largest body that is read.
     pub max_body: usize,
+    /// How many connections are served at a time.
+    pub max_connections: usize,
+    /// Whether the kubelet of a node may be at a loopback address, as on a machine that has no other.
+    pub loopback_kubelets: bool,
     /// How long a request that is neither watch nor log may take.
     pub request_timeout: Duration,
     /// What `/version` says.
@@ -94,6 +98,8 @@ impl Default for Config {
             port: 6443,
             dns_address: Some(Ipv4Addr::new(10, 43, 0, 10)),
             max_body: 3 << 20,
+            max_connections: 2048,
+            loopback_kubelets: false,
             request_timeout: Duration::from_secs(60),
             git_version: "v1.37.1+skiff".to_owned(),
             compact_every: Duration::from_secs(300),

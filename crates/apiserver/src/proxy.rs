@@ -5,13 +5,15 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use api_machinery::field::{Errors, Path};
 use api_machinery::meta;
-use api_machinery::status::{ApiError, Reason};
+use api_machinery::status::{ApiError, Details, Reason};
 use async_trait::async_trait;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Response, StatusCode};
+use http_body_util::BodyExt;
 use serde_json::Value;
 
 use crate::registry::current;
@@ -22,6 +24,10 @@ use crate::types::{Body, Lookup};
 
 /// Where a kubelet listens unless its node says otherwise.
 const KUBELET_PORT: u64 = 10250;
+
+/// How much of a kubelet's explanation is passed on, and how long it may take to give it.
+const EXPLANATION: usize = 10 << 10;
+const EXPLANATION_TIME: Duration = Duration::from_secs(5);
 
 /// Where a kubelet is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,7 +49,11 @@ pub struct KubeletError(pub String);
 #[async_trait]
 pub trait Kubelets: Send + Sync {
     /// GET of a path and query. The body streams.
-    async fn get(&self, kubelet: &KubeletAddress, path_and_query: &str) -> Result<Response<Body>, KubeletError>;
+    async fn get(
+        &self,
+        kubelet: &KubeletAddress,
+        path_and_query: &str,
+    ) -> Result<Response<Body>, KubeletError>;
 }
 
 /// Kubelets that cannot be reached, for servers without nodes.
@@ -68,9 +78,15 @@ pub async fn log(server: &Arc<ApiServer>, call: &ResourceCall) -> Result<Answer,
         let text = format!("pod {} does not have a host assigned", meta::name(&pod));
         return Err(ApiError::bad_request(text));
     }
-    let node = server.cache().get("", "nodes", "", node).await?.ok_or_else(|| ApiError::not_found("", "nodes", node))?;
+    let node = server
+        .cache()
+        .get("", "nodes", "", node)
+        .await?
+        .ok_or_else(|| ApiError::not_found("", "nodes", node))?;
     let kubelet = address(server, &node)?;
-    let encode = |text: &str| percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string();
+    let encode = |text: &str| {
+        percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
+    };
     let path = format!(
         "/containerLogs/{}/{}/{}{options}",
         encode(meta::namespace(&pod)),
@@ -80,22 +96,66 @@ pub async fn log(server: &Arc<ApiServer>, call: &ResourceCall) -> Result<Answer,
     let answer = server.kubelets().get(&kubelet, &path).await.map_err(|error| {
         ApiError::internal(format_args!("the kubelet of node {} did not answer: {error}", kubelet.node))
     })?;
-    pass_on(&kubelet, answer).map(Answer::whole)
+    pass_on(&kubelet, &call.info.name, answer).await.map(Answer::whole)
 }
 
-/// What a kubelet said, unless it tries to send the server elsewhere.
-fn pass_on(kubelet: &KubeletAddress, answer: Response<Body>) -> Result<Response<Body>, ApiError> {
+/// What a kubelet said, unless it tries to send the server elsewhere; what it refuses becomes a `Status`.
+async fn pass_on(
+    kubelet: &KubeletAddress,
+    pod: &str,
+    answer: Response<Body>,
+) -> Result<Response<Body>, ApiError> {
     let (parts, body) = answer.into_parts();
     if parts.status.is_redirection() || parts.status.is_informational() {
         let text = format!("the kubelet of node {} answered {}", kubelet.node, parts.status.as_u16());
         return Err(ApiError::new(Reason::InternalError, text).with_code(StatusCode::BAD_GATEWAY.as_u16()));
     }
+    if !parts.status.is_success() {
+        return Err(refusal(pod, parts.status, &explanation(body).await));
+    }
     let mut response = Response::new(body);
-    *response.status_mut() = parts.status;
     let plain = HeaderValue::from_static("text/plain");
     let media = parts.headers.get(CONTENT_TYPE).cloned().unwrap_or(plain);
     response.headers_mut().insert(CONTENT_TYPE, media);
     Ok(response)
+}
+
+fn refusal(pod: &str, code: StatusCode, text: &str) -> ApiError {
+    match code {
+        StatusCode::BAD_REQUEST => ApiError::bad_request(text),
+        StatusCode::NOT_FOUND => {
+            let error = ApiError::new(
+                Reason::NotFound,
+                format!("the server could not find the requested resource ({text})"),
+            );
+            error.with_details(Details {
+                name: pod.to_owned(),
+                kind: "pods".to_owned(),
+                ..Details::default()
+            })
+        }
+        StatusCode::INTERNAL_SERVER_ERROR => ApiError::internal(text),
+        other => ApiError::new(Reason::Unknown, format!("the kubelet answered {other}: {text}"))
+            .with_code(other.as_u16()),
+    }
+}
+
+/// The beginning of a body that says why, within bounds.
+async fn explanation(mut body: Body) -> String {
+    let mut text = Vec::new();
+    let reading = tokio::time::timeout(EXPLANATION_TIME, async {
+        while let Some(Ok(frame)) = body.frame().await {
+            text.extend_from_slice(&frame.into_data().unwrap_or_default());
+            if text.len() > EXPLANATION {
+                break;
+            }
+        }
+    });
+    if reading.await.is_err() {
+        tracing::debug!("a kubelet did not finish its explanation");
+    }
+    text.truncate(EXPLANATION);
+    String::from_utf8_lossy(&text).trim().to_owned()
 }
 
 /// The query for the kubelet, from `PodLogOptions`.
@@ -111,7 +171,8 @@ fn log_options(call: &ResourceCall) -> Result<String, ApiError> {
     for (field, least) in [("tailLines", 0), ("limitBytes", 1), ("sinceSeconds", 1)] {
         let Some(number) = query.integer(field)? else { continue };
         if number < least {
-            let detail = if least == 0 { "must be greater than or equal to 0" } else { "must be greater than 0" };
+            let detail =
+                if least == 0 { "must be greater than or equal to 0" } else { "must be greater than 0" };
             errors.invalid(&Path::new(field), number, detail);
         }
         pairs.push((field, number.to_string()));
@@ -135,8 +196,11 @@ fn log_options(call: &ResourceCall) -> Result<String, ApiError> {
     if !errors.is_empty() {
         return Err(ApiError::invalid("", "PodLogOptions", &call.info.name, errors));
     }
-    let encode = |text: &str| percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string();
-    let pairs: Vec<String> = pairs.iter().map(|(field, value)| format!("{field}={}", encode(value))).collect();
+    let encode = |text: &str| {
+        percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
+    };
+    let pairs: Vec<String> =
+        pairs.iter().map(|(field, value)| format!("{field}={}", encode(value))).collect();
     Ok(if pairs.is_empty() { String::new() } else { format!("?{}", pairs.join("&")) })
 }
 
@@ -188,16 +252,21 @@ fn address(server: &ApiServer, node: &Value) -> Result<KubeletAddress, ApiError>
     };
     let text = of("InternalIP").or_else(|| of("ExternalIP"));
     let text = text.ok_or_else(|| ApiError::bad_request(format!("node {name} has no address yet")))?;
-    let address: IpAddr =
-        text.parse().map_err(|_| ApiError::bad_request(format!("node {name} has an address that is none: {text:?}")))?;
+    let address: IpAddr = text
+        .parse()
+        .map_err(|_| ApiError::bad_request(format!("node {name} has an address that is none: {text:?}")))?;
     let refused = match address {
         IpAddr::V4(address) => address.is_link_local() || address.is_multicast() || address.is_broadcast(),
         IpAddr::V6(address) => address.is_unicast_link_local() || address.is_multicast(),
     };
-    // A server that itself listens on loopback only has its node there too.
-    let loopback = address.is_loopback() && !server.config().advertise_address.is_loopback();
+    // A server that pods reach at a loopback address only has its node there too.
+    let config = server.config();
+    let loopback =
+        address.is_loopback() && !config.loopback_kubelets && !config.advertise_address.is_loopback();
     if refused || loopback || address.is_unspecified() {
-        return Err(ApiError::bad_request(format!("address {address} of node {name} is not one to proxy to")));
+        return Err(ApiError::bad_request(format!(
+            "address {address} of node {name} is not one to proxy to"
+        )));
     }
     let port = node.pointer("/status/daemonEndpoints/kubeletEndpoint/Port").and_then(Value::as_u64);
     let port = u16::try_from(port.filter(|port| *port != 0).unwrap_or(KUBELET_PORT));

@@ -124,17 +124,26 @@ impl ApiServer {
     }
 
     /// Answers one request of a client in this process that acts as `user`.
-    pub async fn call(self: &Arc<Self>, user: UserInfo, request: Request<kube::client::Body>) -> Response<Body> {
+    pub async fn call(
+        self: &Arc<Self>,
+        user: UserInfo,
+        request: Request<kube::client::Body>,
+    ) -> Response<Body> {
         let (mut parts, body) = request.into_parts();
         parts.extensions.insert(InProcessUser(user));
         let body = body.map_err(Into::into).boxed_unsync();
         self.handle(Request::from_parts(parts, body)).await
     }
 
-    /// Ends watches, waits for what is being written, and leaves the store to its owner.
-    pub async fn stop(&self) {
+    /// Is ready no longer and ends all watches, so that clients look for another server. Other requests go on.
+    pub fn end_watches(&self) {
         self.ready.store(false, Ordering::Release);
         self.shutdown.cancel();
+    }
+
+    /// Ends watches, waits for what is being written, and leaves the store to its owner.
+    pub async fn stop(&self) {
+        self.end_watches();
         self.tasks.close();
         self.tasks.wait().await;
     }

@@ -41,7 +41,10 @@ pub fn metadata_of(object: &Value) -> Value {
 /// How a watch of this call is written.
 pub fn render(server: &Arc<ApiServer>, call: &ResourceCall) -> Arc<dyn Render> {
     if call.accept.transform == Transform::None && call.resource.view_of.is_none() {
-        return Arc::new(Plain { kind: call.resource.kind.to_string(), api_version: call.resource.api_version() });
+        return Arc::new(Plain {
+            kind: call.resource.kind.to_string(),
+            api_version: call.resource.api_version(),
+        });
     }
     Arc::new(Shaped { server: server.clone(), call: call.clone() })
 }

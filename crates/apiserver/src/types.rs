@@ -166,6 +166,14 @@ pub struct PeerCertificates(pub Arc<[CertificateDer<'static>]>);
 #[derive(Clone, Copy, Debug)]
 pub struct PeerAddress(pub std::net::SocketAddr);
 
+/// The client proved possession of a certificate that does not chain to the client CA. Set by the listener only. Without
+/// other credentials such a request is refused and not anonymous.
+#[derive(Clone, Copy, Debug)]
+pub struct UntrustedCertificate;
+
+/// The name of whoever shows no credentials.
+pub const ANONYMOUS: &str = "system:anonymous";
+
 /// The identity of an in-process client. No socket can set it: the type has no constructor outside this crate, and
 /// the listener starts every request with empty extensions.
 #[derive(Clone, Debug)]
@@ -232,12 +240,7 @@ pub trait Gate: Send + Sync {
     ) -> Result<(), ApiError>;
 
     /// Answers `serviceaccounts/NAME/token`: fills in the status of a `TokenRequest` for a stored service account.
-    async fn token(
-        &self,
-        user: &UserInfo,
-        account: &Value,
-        request: &mut Value,
-    ) -> Result<(), ApiError>;
+    async fn token(&self, user: &UserInfo, account: &Value, request: &mut Value) -> Result<(), ApiError>;
 
     /// Objects that must exist before the first request is served: bootstrap roles and bindings, priority classes.
     /// Missing ones are created at each start; whether existing ones are brought up to date is `reconcile`'s to say.

@@ -6,6 +6,7 @@ use api_machinery::resource::{Resource, Verbs};
 use serde_json::{Value, json};
 
 use super::Tagged;
+use super::openapi::Specs;
 use crate::catalog::Catalog;
 use crate::config::Config;
 
@@ -26,6 +27,8 @@ pub struct Documents {
     pub group: BTreeMap<String, Value>,
     /// `/api/v1` and `/apis/GROUP/VERSION` by group and version.
     pub resources: BTreeMap<String, Value>,
+    /// Below `/openapi`.
+    pub specs: Specs,
 }
 
 /// A group's versions, preferred first.
@@ -61,7 +64,11 @@ impl Documents {
                 (name, list)
             })
             .collect();
-        let core: Vec<&str> = groups.iter().filter(|group| group.name.is_empty()).flat_map(|group| group.versions.clone()).collect();
+        let core: Vec<&str> = groups
+            .iter()
+            .filter(|group| group.name.is_empty())
+            .flat_map(|group| group.versions.clone())
+            .collect();
         let address = match config.advertise_address {
             std::net::IpAddr::V6(address) => format!("[{address}]:{}", config.port),
             std::net::IpAddr::V4(address) => format!("{address}:{}", config.port),
@@ -88,14 +95,16 @@ impl Documents {
                 })
                 .collect(),
             resources,
+            specs: Specs::default(),
         }
     }
 }
 
 fn root(resources: &BTreeMap<String, Value>, named: &[&Group<'_>]) -> Value {
-    let mut paths: Vec<String> = ["/.well-known/openid-configuration", "/api", "/apis", "/healthz", "/livez", "/metrics"]
-        .map(str::to_owned)
-        .into();
+    let mut paths: Vec<String> =
+        ["/.well-known/openid-configuration", "/api", "/apis", "/healthz", "/livez", "/metrics"]
+            .map(str::to_owned)
+            .into();
     paths.extend(["/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/readyz", "/version"].map(str::to_owned));
     paths.extend(named.iter().map(|group| format!("/apis/{}", group.name)));
     paths.extend(resources.keys().map(|name| match name.contains('/') {
@@ -234,7 +243,8 @@ fn aggregated<'a>(catalog: &Catalog, groups: impl Iterator<Item = &'a Group<'a>>
 }
 
 fn aggregated_resource(resource: &Resource) -> Value {
-    let kind = |group: &str, version: &str, kind: &str| json!({"group": group, "version": version, "kind": kind});
+    let kind =
+        |group: &str, version: &str, kind: &str| json!({"group": group, "version": version, "kind": kind});
     let mut entry = json!({
         "resource": resource.plural,
         "responseKind": kind(&resource.group, &resource.version, &resource.kind),

@@ -40,7 +40,7 @@ pub async fn serve(server: &Arc<ApiServer>, call: &Call) -> Result<Response<Body
         ["apis", group, version] => {
             found(call, server.documents().resources.get(&format!("{group}/{version}")))
         }
-        ["openapi", rest @ ..] => openapi::serve(server, call, rest),
+        ["openapi", rest @ ..] => openapi::serve(server, call, rest).await,
         ["healthz" | "livez" | "readyz", ..] => Ok(health::serve(server, call, &segments)),
         ["metrics"] => {
             let text = server.metrics().render(server.cache().revision());

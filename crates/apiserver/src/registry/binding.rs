@@ -34,7 +34,9 @@ pub async fn bind(server: &ApiServer, call: &ResourceCall, body: &Body) -> Resul
         (asked, "") => asked.to_owned(),
         (asked, name) if asked == name => name.to_owned(),
         (asked, name) => {
-            return Err(ApiError::bad_request(format!("name in URL does not match name in Binding object: {asked} and {name}")));
+            return Err(ApiError::bad_request(format!(
+                "name in URL does not match name in Binding object: {asked} and {name}"
+            )));
         }
     };
     validate(&binding, &name)?;
@@ -59,7 +61,8 @@ pub async fn bind(server: &ApiServer, call: &ResourceCall, body: &Body) -> Resul
     let change =
         Change { call: &pod, lens: &Lens::Bind, dry_run: options.dry_run, options: value, admit: false };
     change.run(server, &mut warnings, &|pod| assign(pod, &binding, now)).await?;
-    let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
+    let status =
+        json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
     Ok(Answer::value(status).with_code(StatusCode::CREATED).with_warnings(warnings))
 }
 

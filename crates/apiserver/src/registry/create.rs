@@ -82,7 +82,9 @@ fn prepare(server: &ApiServer, call: &ResourceCall, object: &mut Value) -> Resul
     meta::set_uid(object, &server.entropy().uuid());
     let now = server.clock().now_rfc3339();
     let metadata = meta::metadata_mut(object);
-    for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "managedFields", "generation"] {
+    for field in
+        ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "managedFields", "generation"]
+    {
         metadata.remove(field);
     }
     metadata.insert("creationTimestamp".to_owned(), now.into());

@@ -64,7 +64,10 @@ impl DeleteOptions {
         }
         let value = decode::untyped(body)?;
         if !matches!(meta::kind(&value), "" | "DeleteOptions") {
-            return Err(ApiError::bad_request(format!("expected DeleteOptions, found {}", meta::kind(&value))));
+            return Err(ApiError::bad_request(format!(
+                "expected DeleteOptions, found {}",
+                meta::kind(&value)
+            )));
         }
         DeleteOptions::of(&value)
     }
@@ -79,7 +82,8 @@ impl DeleteOptions {
         }
         let orphan = value.get("orphanDependents").and_then(Value::as_bool);
         let policy = policy(text("/propagationPolicy"), orphan, &mut errors);
-        let dry = value.get("dryRun").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
+        let dry =
+            value.get("dryRun").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
         let dry_run = query::dry_run(dry, &mut errors);
         if !errors.is_empty() {
             return Err(ApiError::invalid("meta.k8s.io", "DeleteOptions", "", errors));
@@ -314,11 +318,19 @@ pub fn is_done(object: &Value) -> bool {
 }
 
 /// DELETE of a collection: every selected object by itself, and the list of them as the answer.
-pub async fn delete_collection(server: &ApiServer, call: &ResourceCall, body: &Body) -> Result<Answer, ApiError> {
+pub async fn delete_collection(
+    server: &ApiServer,
+    call: &ResourceCall,
+    body: &Body,
+) -> Result<Answer, ApiError> {
     let options = DeleteOptions::parse(call, body)?;
     let cache = server.cache().resource(&call.stored).ok_or_else(ApiError::no_such_path)?;
-    let selection =
-        Selection::parse(&call.stored, &call.namespace, &call.info.label_selector, &call.info.field_selector)?;
+    let selection = Selection::parse(
+        &call.stored,
+        &call.namespace,
+        &call.info.label_selector,
+        &call.info.field_selector,
+    )?;
     server.cache().catch_up().await?;
     let (objects, revision) = server.cache().snapshot(cache, &selection).await?;
     let mut warnings = Vec::new();

@@ -47,7 +47,8 @@ pub async fn evict(server: &ApiServer, call: &ResourceCall, body: &Body) -> Resu
     let mut target = call.about(&call.namespace, &call.info.name);
     target.info_mut().subresource.clear();
     delete_object(server, &target, &delete, &mut warnings).await?;
-    let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
+    let status =
+        json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
     Ok(Answer::value(status).with_code(StatusCode::CREATED).with_warnings(warnings))
 }
 
@@ -66,7 +67,13 @@ async fn ask_budgets(server: &ApiServer, call: &ResourceCall, pod: &Value) -> Re
         }
         let number = |pointer: &str| budget.pointer(pointer).and_then(Value::as_i64).unwrap_or(0);
         if number("/status/observedGeneration") < meta::generation(&budget) {
-            return Err(refusal(format!("The disruption budget {} is still being processed by the server.", meta::name(&budget)), 10));
+            return Err(refusal(
+                format!(
+                    "The disruption budget {} is still being processed by the server.",
+                    meta::name(&budget)
+                ),
+                10,
+            ));
         }
         if number("/status/disruptionsAllowed") <= 0 {
             let why = format!(

@@ -139,7 +139,10 @@ fn with_finalizers(view: &Value, old: &Value) -> Value {
     let mut new = old.clone();
     meta::set_text(&mut new, "resourceVersion", meta::resource_version(view));
     if let Some(spec) = new.get_mut("spec").and_then(Value::as_object_mut) {
-        match view.pointer("/spec/finalizers").filter(|list| list.as_array().is_some_and(|list| !list.is_empty())) {
+        match view
+            .pointer("/spec/finalizers")
+            .filter(|list| list.as_array().is_some_and(|list| !list.is_empty()))
+        {
             Some(list) => spec.insert("finalizers".to_owned(), list.clone()),
             None => spec.remove("finalizers"),
         };

@@ -83,7 +83,12 @@ pub struct ContinueToken {
 
 impl ContinueToken {
     fn new(of: &str, revision: u64, after: &str) -> ContinueToken {
-        ContinueToken { v: "meta.k8s.io/v1".to_owned(), rv: revision, start: after.to_owned(), of: of.to_owned() }
+        ContinueToken {
+            v: "meta.k8s.io/v1".to_owned(),
+            rv: revision,
+            start: after.to_owned(),
+            of: of.to_owned(),
+        }
     }
 
     fn encode(&self) -> String {
@@ -94,7 +99,8 @@ impl ContinueToken {
     fn decode(text: &str, of: &str) -> Result<ContinueToken, ApiError> {
         let bad = |why: &str| ApiError::bad_request(format!("continue key is not valid: {why}"));
         let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| bad("not base64"))?;
-        let token: ContinueToken = serde_json::from_slice(&bytes).map_err(|_| bad("not a token of this server"))?;
+        let token: ContinueToken =
+            serde_json::from_slice(&bytes).map_err(|_| bad("not a token of this server"))?;
         if token.v != "meta.k8s.io/v1" || token.rv == 0 || token.start.is_empty() {
             return Err(bad("not a token of this server"));
         }
@@ -171,7 +177,8 @@ impl List<'_> {
 
     /// A page with more behind it.
     fn page(&self, objects: Vec<Arc<Cached>>, revision: u64, remaining: u64) -> Page {
-        let token = objects.last().map(|last| ContinueToken::new(&self.prefix(), revision, &last.key).encode());
+        let token =
+            objects.last().map(|last| ContinueToken::new(&self.prefix(), revision, &last.key).encode());
         // With a selector nobody has counted what is left.
         let remaining = (!self.selection.is_filtered()).then_some(remaining);
         Page { objects, revision, continue_token: token, remaining }
@@ -250,7 +257,8 @@ mod tests {
         let token = ContinueToken::new("/registry/pods/a/", 7, "a/x");
         let text = token.encode();
         assert_eq!(ContinueToken::decode(&text, "/registry/pods/a/"), Ok(token));
-        let code = |text: &str, of: &str| ContinueToken::decode(text, of).map(|_| 200).map_err(|error| error.code());
+        let code =
+            |text: &str, of: &str| ContinueToken::decode(text, of).map(|_| 200).map_err(|error| error.code());
         assert_eq!(code(&text, "/registry/secrets/a/"), Err(400));
         assert_eq!(code("", "/registry/pods/a/"), Err(400));
         assert_eq!(code("%%%", "/registry/pods/a/"), Err(400));

@@ -40,7 +40,8 @@ pub async fn read(server: &Arc<ApiServer>, call: &ResourceCall) -> Result<Answer
 }
 
 async fn get(server: &ApiServer, call: &ResourceCall, lens: &Lens) -> Result<Answer, ApiError> {
-    let asked = crate::request::query::resource_version(call.query.get("resourceVersion").unwrap_or_default())?;
+    let asked =
+        crate::request::query::resource_version(call.query.get("resourceVersion").unwrap_or_default())?;
     let object = match (asked, server.cache().resource(&call.stored)) {
         // Any state will do, or any that is not older than the one asked for: the cache has it.
         (Some(revision), Some(cache)) => {

@@ -53,7 +53,12 @@ pub async fn patch(server: &ApiServer, call: &ResourceCall, body: &Body) -> Resu
 }
 
 impl Patch {
-    fn read(call: &ResourceCall, body: &Body, validation: FieldValidation, warnings: &mut Vec<String>) -> Result<Patch, ApiError> {
+    fn read(
+        call: &ResourceCall,
+        body: &Body,
+        validation: FieldValidation,
+        warnings: &mut Vec<String>,
+    ) -> Result<Patch, ApiError> {
         match body.media.as_str() {
             JSON => Ok(Patch::Json(api_machinery::patch::json::Patch::parse(&body.bytes)?)),
             MERGE => Ok(Patch::Merge(decode::patch_object(call, body, validation, warnings)?)),
@@ -89,7 +94,8 @@ fn apply(
     }
     let shown = call.to_view(view);
     let patched = patch.apply(&shown, &call.resource.schema)?;
-    if meta::kind(&patched) != meta::kind(&shown) || meta::api_version(&patched) != meta::api_version(&shown) {
+    if meta::kind(&patched) != meta::kind(&shown) || meta::api_version(&patched) != meta::api_version(&shown)
+    {
         return Err(ApiError::bad_request("a patch may not change apiVersion or kind"));
     }
     let checked = decode::structured(call, patched, validation, warnings)?;

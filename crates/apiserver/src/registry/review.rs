@@ -29,7 +29,12 @@ pub async fn review(server: &ApiServer, call: &ResourceCall, body: &Body) -> Res
     let mut errors = Errors::new();
     (call.resource.rules.validate)(&object, &mut errors);
     if !errors.is_empty() {
-        return Err(ApiError::invalid(&call.resource.group, &call.resource.kind, meta::name(&object), errors));
+        return Err(ApiError::invalid(
+            &call.resource.group,
+            &call.resource.kind,
+            meta::name(&object),
+            errors,
+        ));
     }
     server.gate().review(&call.user, &call.resource, &call.namespace, &mut object).await?;
     Ok(Answer::value(object).with_code(StatusCode::CREATED).with_warnings(warnings))

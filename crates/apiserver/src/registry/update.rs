@@ -64,7 +64,10 @@ pub async fn replace(server: &ApiServer, call: &ResourceCall, body: &Body) -> Re
         _ => decode::object(call, body, options.field_validation, &mut warnings)?,
     };
     check_name(call, &sent)?;
-    if lens == Lens::Main && call.stored.rules.allow_create_on_update && current(server, call).await?.is_none() {
+    if lens == Lens::Main
+        && call.stored.rules.allow_create_on_update
+        && current(server, call).await?.is_none()
+    {
         return create_instead(server, call, sent, &options, warnings).await;
     }
     let change = Change {
@@ -99,7 +102,8 @@ async fn create_instead(
     }
     if !meta::uid(&object).is_empty() {
         let (group, plural) = call.names();
-        let why = format!("Precondition failed: UID in precondition: {}, UID in object meta: ", meta::uid(&object));
+        let why =
+            format!("Precondition failed: UID in precondition: {}, UID in object meta: ", meta::uid(&object));
         return Err(ApiError::conflict(group, plural, &call.info.name, why));
     }
     meta::set_name(&mut object, &call.info.name);
@@ -136,7 +140,8 @@ impl Change<'_> {
         for _ in 0..ATTEMPTS {
             warnings.truncate(before);
             let stored = current(server, self.call).await?.ok_or_else(|| not_found(self.call))?;
-            let old = stored.value().ok_or_else(|| ApiError::internal("the stored object does not decode"))?;
+            let old =
+                stored.value().ok_or_else(|| ApiError::internal("the stored object does not decode"))?;
             let view = change(self.lens.view(&old))?;
             let insists = self.revision_matches(&view, &old)?;
             let mut new = self.lens.put(view, &old)?;
@@ -167,8 +172,10 @@ impl Change<'_> {
         }
         let uid = meta::uid(view);
         if !uid.is_empty() && uid != meta::uid(old) {
-            let why =
-                format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", meta::uid(old));
+            let why = format!(
+                "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+                meta::uid(old)
+            );
             return Err(ApiError::conflict(group, plural, &call.info.name, why));
         }
         if sent != meta::resource_version(old) {
@@ -235,7 +242,9 @@ impl Change<'_> {
         }
         let done = super::delete::is_done(&new);
         let txn = if done {
-            allocation::plan(server, call, Some(old), None).await?.join(commit::removal(&store_key, stored.revision))
+            allocation::plan(server, call, Some(old), None)
+                .await?
+                .join(commit::removal(&store_key, stored.revision))
         } else {
             claims.join(commit::replacement(&store_key, stored.revision, bytes.clone()))
         };
@@ -261,7 +270,9 @@ fn keep_metadata(new: &mut Value, old: &Value) {
             metadata.insert(field.to_owned(), value.clone());
         }
     }
-    for field in ["generation", "deletionTimestamp", "deletionGracePeriodSeconds", "generateName", "resourceVersion"] {
+    for field in
+        ["generation", "deletionTimestamp", "deletionGracePeriodSeconds", "generateName", "resourceVersion"]
+    {
         match stored.get(field) {
             Some(value) => metadata.insert(field.to_owned(), value.clone()),
             None => metadata.remove(field),
@@ -274,7 +285,11 @@ fn spec_changed(new: &Value, old: &Value) -> bool {
     let (Some(new), Some(old)) = (new.as_object(), old.as_object()) else { return new != old };
     let relevant = |key: &str| !matches!(key, "metadata" | "status" | "apiVersion" | "kind");
     let of = |fields: &serde_json::Map<String, Value>| {
-        fields.iter().filter(|(key, _)| relevant(key)).map(|(key, value)| (key.clone(), value.clone())).collect::<Vec<_>>()
+        fields
+            .iter()
+            .filter(|(key, _)| relevant(key))
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect::<Vec<_>>()
     };
     of(new) != of(old)
 }

@@ -6,12 +6,16 @@ use api_machinery::status::ApiError;
 use http::request::Parts;
 
 use crate::server::ApiServer;
-use crate::types::{InProcessUser, UserInfo};
+use crate::types::{ANONYMOUS, InProcessUser, UntrustedCertificate, UserInfo};
 
 /// The user behind a request.
 pub async fn user(server: &ApiServer, parts: &Parts) -> Result<UserInfo, ApiError> {
-    match parts.extensions.get::<InProcessUser>() {
-        Some(known) => Ok(known.user().clone()),
-        None => server.gate().authenticate(parts).await,
+    if let Some(known) = parts.extensions.get::<InProcessUser>() {
+        return Ok(known.user().clone());
     }
+    let user = server.gate().authenticate(parts).await?;
+    if user.name == ANONYMOUS && parts.extensions.get::<UntrustedCertificate>().is_some() {
+        return Err(ApiError::unauthorized());
+    }
+    Ok(user)
 }

@@ -9,8 +9,8 @@ use api_machinery::status::ApiError;
 use api_machinery::structural::{self, Checks, FieldValidation};
 use api_machinery::{meta, resource};
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderName};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use http::{HeaderMap, HeaderName};
 use http_body_util::BodyExt;
 use serde_json::Value;
 
@@ -39,7 +39,8 @@ pub async fn read(headers: &HeaderMap, mut body: RequestBody, limit: usize) -> R
     let media = media.trim().to_ascii_lowercase();
     let mut bytes = BytesMut::with_capacity(announced);
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| ApiError::bad_request(format!("the body could not be read: {error}")))?;
+        let frame =
+            frame.map_err(|error| ApiError::bad_request(format!("the body could not be read: {error}")))?;
         let Ok(data) = frame.into_data() else { continue };
         if bytes.len() + data.len() > limit {
             return Err(ApiError::body_too_large(limit));

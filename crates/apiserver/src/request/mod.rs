@@ -33,10 +33,13 @@ use crate::types::{Body, RequestBody};
 pub async fn handle(server: &Arc<ApiServer>, request: Request<RequestBody>) -> Response<Body> {
     let (parts, body) = request.into_parts();
     let head = parts.method == http::Method::HEAD;
+    let (method, path) = (parts.method.clone(), parts.uri.path().to_owned());
     let response = match serve(server, parts, body).await {
         Ok(response) => response,
         Err(error) => respond::error(&error),
     };
+    tracing::debug!(%method, path, code = response.status().as_u16(), "answered");
+    server.metrics().count(&method, response.status());
     if head { respond::without_body(response) } else { response }
 }
 
@@ -53,7 +56,10 @@ async fn serve(server: &Arc<ApiServer>, parts: Parts, body: RequestBody) -> Resu
             respond::send(server, &call, answer, permit)
         }
         Route::Write(call) => {
-            let body = decode::read(&parts.headers, body, server.config().max_body).await?;
+            let reading = decode::read(&parts.headers, body, server.config().max_body);
+            let body = tokio::time::timeout(server.config().request_timeout, reading).await;
+            let body =
+                body.map_err(|_| ApiError::timeout("the body of the request did not arrive in time", 1))??;
             let server = server.clone();
             // From here on the work belongs to the server: a client that goes away does not leave it half done.
             let own = server.clone();

@@ -50,7 +50,11 @@ pub fn aggregated(headers: &HeaderMap) -> bool {
     for clause in header.split(',') {
         let parts: Vec<&str> = clause.split(';').map(str::trim).collect();
         let has = |wanted: &str| parts.contains(&wanted);
-        if has("application/json") && has("as=APIGroupDiscoveryList") && has("g=apidiscovery.k8s.io") && has("v=v2") {
+        if has("application/json")
+            && has("as=APIGroupDiscoveryList")
+            && has("g=apidiscovery.k8s.io")
+            && has("v=v2")
+        {
             return true;
         }
         let plain = matches!(parts.as_slice(), ["application/json" | "*/*" | "application/*", ..]);

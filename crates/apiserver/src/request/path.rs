@@ -26,8 +26,11 @@ pub struct Parsed {
 /// Parses a request line.
 pub fn parse(method: &Method, raw_path: &str, query: &Query) -> Result<Parsed, ApiError> {
     let segments = segments(raw_path)?;
-    let mut info =
-        RequestInfo { verb: method.as_str().to_ascii_lowercase(), path: raw_path.to_owned(), ..Default::default() };
+    let mut info = RequestInfo {
+        verb: method.as_str().to_ascii_lowercase(),
+        path: raw_path.to_owned(),
+        ..Default::default()
+    };
     let mut rest: Vec<String>;
     match segments.first().map(String::as_str) {
         Some("api") if segments.len() >= 3 => {
@@ -184,7 +187,9 @@ mod tests {
 
     #[test]
     fn paths_of_no_resource() {
-        for path in ["/", "/api", "/api/v1", "/apis", "/apis/apps", "/apis/apps/v1", "/healthz", "/livez/ping"] {
+        for path in
+            ["/", "/api", "/api/v1", "/apis", "/apis/apps", "/apis/apps/v1", "/healthz", "/livez/ping"]
+        {
             let info = info("GET", path).unwrap_or_else(|code| panic!("{path}: {code}"));
             assert!(!info.is_resource, "{path}");
             assert_eq!(info.verb, "get");

@@ -65,7 +65,9 @@ impl Query {
             None | Some("") => Ok(None),
             Some(text) => text.parse().map(Some).map_err(|error: std::num::ParseIntError| {
                 let why = match error.kind() {
-                    std::num::IntErrorKind::PosOverflow | std::num::IntErrorKind::NegOverflow => "value out of range",
+                    std::num::IntErrorKind::PosOverflow | std::num::IntErrorKind::NegOverflow => {
+                        "value out of range"
+                    }
                     _ => "invalid syntax",
                 };
                 ApiError::bad_request(format!("{key}: strconv.ParseInt: parsing {text:?}: {why}"))
@@ -130,7 +132,9 @@ impl ListOptions {
             send_initial_events: query.optional_flag("sendInitialEvents"),
         };
         if options.continue_token.is_some() && options.resource_version.is_some_and(|version| version != 0) {
-            return Err(ApiError::bad_request("specifying resource version is not allowed when using continue"));
+            return Err(ApiError::bad_request(
+                "specifying resource version is not allowed when using continue",
+            ));
         }
         Ok(options)
     }
@@ -147,7 +151,9 @@ pub fn resource_version(text: &str) -> Result<Option<u64>, ApiError> {
     }
     let number = if text.bytes().all(|byte| byte.is_ascii_digit()) { text.parse().ok() } else { None };
     number.map(Some).ok_or_else(|| {
-        ApiError::bad_request(format!("invalid resource version: strconv.ParseUint: parsing {text:?}: invalid syntax"))
+        ApiError::bad_request(format!(
+            "invalid resource version: strconv.ParseUint: parsing {text:?}: invalid syntax"
+        ))
     })
 }
 
@@ -163,7 +169,10 @@ fn version_match(query: &Query, version: &str, token: &str, watch: bool) -> Resu
         errors.forbidden(&field, "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan");
     }
     if watch && initial.is_none() && !text.is_empty() {
-        errors.forbidden(&field, "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided");
+        errors.forbidden(
+            &field,
+            "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+        );
     }
     if !watch && !text.is_empty() {
         if version.is_empty() {

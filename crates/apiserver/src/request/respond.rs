@@ -149,7 +149,8 @@ fn list(server: &ApiServer, call: &ResourceCall, page: Page) -> Result<Response<
     if plain && call.accept.format == Format::Json {
         return Ok(stream_list(call, page));
     }
-    let values: Vec<Value> = page.objects.iter().map(|object| shown(call, object)).collect::<Result<_, _>>()?;
+    let values: Vec<Value> =
+        page.objects.iter().map(|object| shown(call, object)).collect::<Result<_, _>>()?;
     let value = match call.accept.transform {
         Transform::Table => table::table(server, call, &values, Some(&page)),
         Transform::None => page.to_value(&call.resource.api_version(), &call.resource.list_kind, values),
@@ -312,8 +313,7 @@ pub fn text(code: StatusCode, text: impl Into<Bytes>) -> Response<Body> {
 /// A `Status` for what went wrong. Always JSON, which every client reads.
 pub fn error(error: &ApiError) -> Response<Body> {
     let mut response = head(Format::Json, full(error.to_bytes()));
-    *response.status_mut() =
-        StatusCode::from_u16(error.code()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    *response.status_mut() = StatusCode::from_u16(error.code()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     if let Some(seconds) = error.retry_after() {
         response.headers_mut().insert(RETRY_AFTER, seconds.into());
     }

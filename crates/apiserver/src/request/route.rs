@@ -128,8 +128,7 @@ pub fn find(
     user: UserInfo,
 ) -> Result<Route, ApiError> {
     let Parsed { info, rest } = parsed;
-    let call =
-        Call { info, rest, query, user, method: parts.method.clone(), headers: parts.headers.clone() };
+    let call = Call { info, rest, query, user, method: parts.method.clone(), headers: parts.headers.clone() };
     if !call.info.is_resource {
         return Ok(Route::Document(call));
     }
@@ -165,7 +164,8 @@ pub fn find(
 fn namespace(resource: &Resource, info: &RequestInfo) -> Result<String, ApiError> {
     if resource.namespaced() {
         // Below a name, a namespaced object needs its namespace.
-        let object = !info.name.is_empty() && !matches!(info.verb.as_str(), "list" | "watch" | "deletecollection");
+        let object =
+            !info.name.is_empty() && !matches!(info.verb.as_str(), "list" | "watch" | "deletecollection");
         return if object && info.namespace.is_empty() {
             Err(ApiError::no_such_path())
         } else {
@@ -183,7 +183,9 @@ fn placed(resource: &Resource, namespace: &str, info: &RequestInfo) -> bool {
 
 /// Whether the verb fits the path, or `None` if there is nothing at the path.
 fn permits(resource: &Resource, info: &RequestInfo) -> Option<bool> {
-    let Some(verb) = Verb::ALL.into_iter().find(|verb| verb.as_str() == info.verb) else { return Some(false) };
+    let Some(verb) = Verb::ALL.into_iter().find(|verb| verb.as_str() == info.verb) else {
+        return Some(false);
+    };
     let verbs = match info.subresource.as_str() {
         "" => {
             let named = !info.name.is_empty();

@@ -191,11 +191,13 @@ impl Cache {
 
 /// Upstream's answer to a resource version from the future.
 fn too_large(asked: u64, current: u64) -> ApiError {
-    ApiError::timeout(format_args!("Too large resource version: {asked}, current: {current}"), 1).with_cause(Cause {
-        reason: "ResourceVersionTooLarge".to_owned(),
-        message: "Too large resource version".to_owned(),
-        field: String::new(),
-    })
+    ApiError::timeout(format_args!("Too large resource version: {asked}, current: {current}"), 1).with_cause(
+        Cause {
+            reason: "ResourceVersionTooLarge".to_owned(),
+            message: "Too large resource version".to_owned(),
+            field: String::new(),
+        },
+    )
 }
 
 #[async_trait]

@@ -4,8 +4,8 @@ use std::borrow::Borrow;
 use std::cmp::Ordering;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
-use api_machinery::resource::Resource;
 use api_machinery::encode;
+use api_machinery::resource::Resource;
 use bytes::{Bytes, BytesMut};
 use serde_json::Value;
 
@@ -76,7 +76,9 @@ impl Cached {
 
     /// The index, built at the first selector that needs it.
     pub fn index(&self, resource: &Resource) -> &Index {
-        self.index.get_or_init(|| Box::new(self.decode().map(|value| Index::of(resource, &value)).unwrap_or_default()))
+        self.index.get_or_init(|| {
+            Box::new(self.decode().map(|value| Index::of(resource, &value)).unwrap_or_default())
+        })
     }
 
     /// The object as a value with its `resourceVersion`, shared for as long as anybody holds it.
@@ -103,7 +105,8 @@ impl Cached {
     }
 
     fn decode(&self) -> Option<Value> {
-        let mut value = encode::parse(&self.bytes, self.revision).inspect_err(|error| self.complain(error)).ok()?;
+        let mut value =
+            encode::parse(&self.bytes, self.revision).inspect_err(|error| self.complain(error)).ok()?;
         if self.revision == 0 {
             api_machinery::meta::set_text(&mut value, "resourceVersion", "");
         }

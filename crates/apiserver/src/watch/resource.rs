@@ -213,7 +213,11 @@ impl ResourceCache {
     }
 
     /// Starts a cursor for a selection: at `from`, or at the present.
-    pub fn subscribe(self: &Arc<Self>, selection: &Selection, from: Option<u64>) -> Result<Subscription, TooOld> {
+    pub fn subscribe(
+        self: &Arc<Self>,
+        selection: &Selection,
+        from: Option<u64>,
+    ) -> Result<Subscription, TooOld> {
         let interest = selection.interest(&self.resource);
         let mut inner = self.lock();
         let missed = match from {
@@ -237,7 +241,12 @@ impl ResourceCache {
         (self.filter(selection, found), subscription)
     }
 
-    fn cursor(self: &Arc<Self>, inner: &mut Inner, interest: Interest, missed: VecDeque<Arc<Event>>) -> Subscription {
+    fn cursor(
+        self: &Arc<Self>,
+        inner: &mut Inner,
+        interest: Interest,
+        missed: VecDeque<Arc<Event>>,
+    ) -> Subscription {
         let channel = inner.channels.entry(interest.clone()).or_insert_with(|| Channel {
             ring: Ring::default(),
             wake: watch::Sender::new(0),
@@ -274,11 +283,10 @@ impl Inner {
             self.deliver(&Interest::Namespace(event.object.namespace().to_owned()), &event);
         }
         for at in 0..resource.selectable.len() {
-            let watched = self
-                .channels
-                .range(Interest::Field(at, String::new())..)
-                .next()
-                .is_some_and(|(interest, _)| matches!(interest, Interest::Field(field, _) if *field == at));
+            let watched =
+                self.channels.range(Interest::Field(at, String::new())..).next().is_some_and(
+                    |(interest, _)| matches!(interest, Interest::Field(field, _) if *field == at),
+                );
             if watched {
                 self.deliver_by_field(resource, at, &event);
             }

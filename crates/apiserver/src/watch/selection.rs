@@ -18,9 +18,16 @@ pub struct Selection {
 
 impl Selection {
     /// Parses both selectors; a field that the resource does not offer is a 400.
-    pub fn parse(resource: &Resource, namespace: &str, labels: &str, fields: &str) -> Result<Selection, ApiError> {
-        let labels = LabelSelector::parse(labels).map_err(|error| ApiError::bad_request(error.to_string()))?;
-        let fields = FieldSelector::parse(fields).map_err(|error| ApiError::bad_request(error.to_string()))?;
+    pub fn parse(
+        resource: &Resource,
+        namespace: &str,
+        labels: &str,
+        fields: &str,
+    ) -> Result<Selection, ApiError> {
+        let labels =
+            LabelSelector::parse(labels).map_err(|error| ApiError::bad_request(error.to_string()))?;
+        let fields =
+            FieldSelector::parse(fields).map_err(|error| ApiError::bad_request(error.to_string()))?;
         for term in fields.terms() {
             let known = match term.field.as_str() {
                 "metadata.name" => true,

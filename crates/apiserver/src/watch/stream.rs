@@ -209,7 +209,8 @@ impl Watcher {
             return;
         }
         self.sent = self.sent.max(event.revision);
-        let selected = |object: &Cached| self.request.plan.selection.matches(self.request.plan.cache.resource(), object);
+        let selected =
+            |object: &Cached| self.request.plan.selection.matches(self.request.plan.cache.resource(), object);
         let now = !event.deleted && selected(&event.object);
         let before = event.previous.as_deref().is_some_and(selected);
         match (before, now, &event.previous) {

@@ -336,10 +336,10 @@ fn ip_block(block: &At, e: &mut Errors) {
     let outer = check::parse_cidr(range.text());
     for except in block.get("except").items() {
         check::cidr(&except, e);
-        if let (Some((net, bits)), Some((inner, inner_bits))) = (outer, check::parse_cidr(except.text())) {
-            if inner_bits <= bits || !contains(net, bits, inner) {
-                except.invalid(e, "must be a strict subset of `cidr`");
-            }
+        if let (Some((net, bits)), Some((inner, inner_bits))) = (outer, check::parse_cidr(except.text()))
+            && (inner_bits <= bits || !contains(net, bits, inner))
+        {
+            except.invalid(e, "must be a strict subset of `cidr`");
         }
     }
 }

@@ -51,11 +51,11 @@ pub(crate) fn default(set: &mut Value) {
     fill(spec, &[("revisionHistoryLimit", Fill::Int(10))]);
     let Some(strategy) = object_at(spec, &["updateStrategy"]) else { return };
     fill(strategy, &[("type", Fill::Text("RollingUpdate"))]);
-    if text(strategy, "type") == "RollingUpdate" {
-        if let Some(rolling) = object_at(strategy, &["rollingUpdate"]) {
-            set_if_absent(rolling, "maxUnavailable", 1);
-            set_if_absent(rolling, "maxSurge", 0);
-        }
+    if text(strategy, "type") == "RollingUpdate"
+        && let Some(rolling) = object_at(strategy, &["rollingUpdate"])
+    {
+        set_if_absent(rolling, "maxUnavailable", 1);
+        set_if_absent(rolling, "maxSurge", 0);
     }
 }
 

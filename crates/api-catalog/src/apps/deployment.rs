@@ -41,11 +41,11 @@ pub(crate) fn default(deployment: &mut Value) {
     );
     let Some(strategy) = object_at(spec, &["strategy"]) else { return };
     fill(strategy, &[("type", Fill::Text("RollingUpdate"))]);
-    if text(strategy, "type") == "RollingUpdate" {
-        if let Some(rolling) = object_at(strategy, &["rollingUpdate"]) {
-            set_if_absent(rolling, "maxUnavailable", "25%");
-            set_if_absent(rolling, "maxSurge", "25%");
-        }
+    if text(strategy, "type") == "RollingUpdate"
+        && let Some(rolling) = object_at(strategy, &["rollingUpdate"])
+    {
+        set_if_absent(rolling, "maxUnavailable", "25%");
+        set_if_absent(rolling, "maxSurge", "25%");
     }
 }
 
@@ -59,10 +59,10 @@ pub(crate) fn validate(deployment: &Value, e: &mut Errors) {
     check::not_negative(&spec.get("revisionHistoryLimit"), e);
     let (deadline, ready) = (spec.get("progressDeadlineSeconds"), spec.get("minReadySeconds"));
     check::not_negative(&deadline, e);
-    if let Some(seconds) = deadline.int() {
-        if seconds <= ready.int().unwrap_or(0) {
-            deadline.invalid(e, "must be greater than minReadySeconds");
-        }
+    if let Some(seconds) = deadline.int()
+        && seconds <= ready.int().unwrap_or(0)
+    {
+        deadline.invalid(e, "must be greater than minReadySeconds");
     }
 }
 

@@ -72,10 +72,10 @@ pub(crate) fn controller_defaults(controller: &mut Value) {
         if spec["selector"].as_object().is_none_or(|s| s.is_empty()) {
             set(spec, "selector", labels.clone());
         }
-        if controller["metadata"]["labels"].as_object().is_none_or(|l| l.is_empty()) {
-            if let Some(metadata) = object_at(controller, &["metadata"]) {
-                set(metadata, "labels", labels);
-            }
+        if controller["metadata"]["labels"].as_object().is_none_or(|l| l.is_empty())
+            && let Some(metadata) = object_at(controller, &["metadata"])
+        {
+            set(metadata, "labels", labels);
         }
     }
     if let Some(spec) = object_at(controller, &["spec"]) {

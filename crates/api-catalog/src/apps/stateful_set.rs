@@ -38,10 +38,10 @@ pub(crate) fn default(object: &mut Value) {
     );
     if let Some(strategy) = object_at(spec, &["updateStrategy"]) {
         fill(strategy, &[("type", Fill::Text("RollingUpdate"))]);
-        if text(strategy, "type") == "RollingUpdate" {
-            if let Some(rolling) = object_at(strategy, &["rollingUpdate"]) {
-                set_if_absent(rolling, "partition", 0);
-            }
+        if text(strategy, "type") == "RollingUpdate"
+            && let Some(rolling) = object_at(strategy, &["rollingUpdate"])
+        {
+            set_if_absent(rolling, "partition", 0);
         }
     }
     if let Some(policy) = object_at(spec, &["persistentVolumeClaimRetentionPolicy"]) {

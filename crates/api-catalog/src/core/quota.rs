@@ -128,15 +128,15 @@ pub(crate) fn validate_limit_range(range: &Value, e: &mut Errors) {
         for (name, min) in limit.get("min").entries() {
             let most = limit.get("max");
             let max = most.key(name);
-            if let (Some(low), Some(high)) = (resources::parse(&min), resources::parse(&max)) {
-                if low > high {
-                    let detail = format!(
-                        "min value {} is greater than max value {}",
-                        resources::shown(&min),
-                        resources::shown(&max)
-                    );
-                    min.invalid(e, detail);
-                }
+            if let (Some(low), Some(high)) = (resources::parse(&min), resources::parse(&max))
+                && low > high
+            {
+                let detail = format!(
+                    "min value {} is greater than max value {}",
+                    resources::shown(&min),
+                    resources::shown(&max)
+                );
+                min.invalid(e, detail);
             }
         }
     }

@@ -71,10 +71,10 @@ fn ports(service: &Value, _: Timestamp) -> Value {
 pub(crate) fn default(service: &mut Value) {
     let Some(spec) = object_at(service, &["spec"]) else { return };
     fill(spec, &[("sessionAffinity", Fill::Text("None")), ("type", Fill::Text(CLUSTER_IP))]);
-    if text(spec, "sessionAffinity") == "ClientIP" {
-        if let Some(client) = object_at(spec, &["sessionAffinityConfig", "clientIP"]) {
-            set_if_absent(client, "timeoutSeconds", 10_800);
-        }
+    if text(spec, "sessionAffinity") == "ClientIP"
+        && let Some(client) = object_at(spec, &["sessionAffinityConfig", "clientIP"])
+    {
+        set_if_absent(client, "timeoutSeconds", 10_800);
     }
     for port in each_mut(spec, "ports") {
         fill(port, &[("protocol", Fill::Text("TCP"))]);

@@ -177,12 +177,11 @@ pub(crate) fn validate_claim_update(new: &Value, old: &Value, e: &mut Errors) {
     let mut allowed = new.get("spec").cloned().unwrap_or_default();
     let before = old.get("spec").cloned().unwrap_or_default();
     let growing = text(&old["status"], "phase") == "Bound";
-    if growing {
-        if let Some(size) = before.pointer("/resources/requests/storage") {
-            if let Some(requests) = object_at(&mut allowed, &["resources", "requests"]) {
-                set(requests, "storage", size.clone());
-            }
-        }
+    if growing
+        && let Some(size) = before.pointer("/resources/requests/storage")
+        && let Some(requests) = object_at(&mut allowed, &["resources", "requests"])
+    {
+        set(requests, "storage", size.clone());
     }
     if text(&before, "volumeName").is_empty() {
         api_machinery::resource::copy_field(&mut allowed, &before, "volumeName");

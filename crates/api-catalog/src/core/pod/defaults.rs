@@ -59,10 +59,10 @@ pub fn pod_spec(spec: &mut Value) {
 /// A pod in the host's network listens where it listens. Pods only: a template keeps what was written.
 fn host_ports(container: &mut Value) {
     for port in each_mut(container, "ports") {
-        if port.get("hostPort").and_then(Value::as_i64).unwrap_or(0) == 0 {
-            if let Some(number) = get(port, "containerPort").cloned() {
-                set(port, "hostPort", number);
-            }
+        if port.get("hostPort").and_then(Value::as_i64).unwrap_or(0) == 0
+            && let Some(number) = get(port, "containerPort").cloned()
+        {
+            set(port, "hostPort", number);
         }
     }
 }
@@ -175,10 +175,11 @@ fn volume_defaults(volume: &mut Value) {
     if let Some(source) = volume.get_mut("iscsi") {
         fill(source, &[("iscsiInterface", Fill::Text("default"))]);
     }
-    if let Some(source) = volume.get_mut("image") {
-        if text(source, "pullPolicy").is_empty() && !text(source, "reference").is_empty() {
-            set(source, "pullPolicy", pull_policy(text(source, "reference")));
-        }
+    if let Some(source) = volume.get_mut("image")
+        && text(source, "pullPolicy").is_empty()
+        && !text(source, "reference").is_empty()
+    {
+        set(source, "pullPolicy", pull_policy(text(source, "reference")));
     }
     if let Some(spec) = crate::fill::at_mut(volume, &["ephemeral", "volumeClaimTemplate", "spec"]) {
         set_if_absent(spec, "volumeMode", "Filesystem");

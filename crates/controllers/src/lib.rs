@@ -1,1 +1,44 @@
-//! The controllers
+//! The controllers: each follows the API, decides what is missing, and writes that. One folder a controller: `mod.rs` says
+//! what it reads, what it writes and how it is woken; `plan.rs` decides and is pure; `tests.rs` are tables of cases.
+//!
+//! Deliberately absent: calls between controllers (they meet at the API), and leader election: whoever calls [`run`] leads.
+
+pub mod deployment;
+pub mod endpoints;
+pub mod endpointslice;
+pub mod garbage_collector;
+pub mod replicaset;
+pub mod root_ca;
+pub mod service_account;
+
+mod answers;
+mod claim;
+mod expectations;
+mod informers;
+mod resources;
+
+use component::Context;
+
+pub use informers::Informers;
+pub use resources::Resources;
+
+/// What the controllers need to know of the cluster.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The cluster's certificate authority in PEM, published into every namespace.
+    pub root_ca: String,
+}
+
+/// Starts every controller on one shared cache per kind, and runs until `context.shutdown`.
+pub async fn run(context: Context, config: Config) {
+    let informers = Informers::start(&context);
+    replicaset::start(&context, &informers);
+    deployment::start(&context, &informers);
+    endpointslice::start(&context, &informers);
+    endpoints::start(&context, &informers);
+    let resources = Resources::start(&context);
+    garbage_collector::start(&context, &resources);
+    service_account::start(&context, &informers);
+    root_ca::start(&context, &informers, &config.root_ca);
+    context.shutdown.cancelled().await;
+}

@@ -1,0 +1,48 @@
+//! What the API server's refusals mean to a controller, and waiting for caches before the first decision.
+
+use std::future::Future;
+
+use component::Context;
+
+/// The object, or what it would live in, is gone.
+pub(crate) fn is_not_found(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 404)
+}
+
+/// Somebody else was faster: the object has changed, or exists already.
+pub(crate) fn is_conflict(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 409)
+}
+
+/// The namespace is being deleted and takes nothing new.
+pub(crate) fn namespace_terminates(error: &kube::Error) -> bool {
+    let kube::Error::Api(status) = error else { return false };
+    let mut causes = status.details.iter().flat_map(|details| &details.causes);
+    causes.any(|cause| cause.reason == "NamespaceTerminating")
+}
+
+/// Starts something when `synced` is done, unless the component ends before.
+pub(crate) fn when<S>(context: &Context, synced: S, start: impl FnOnce() + Send + 'static)
+where
+    S: Future<Output = ()> + Send + 'static,
+{
+    let shutdown = context.shutdown.clone();
+    context.tasks.spawn(async move {
+        if shutdown.run_until_cancelled(synced).await.is_some() {
+            start();
+        }
+    });
+}
+
+/// Whether a creation failed because a namesake exists. (A conflict of revisions has the same code.)
+pub(crate) fn is_already_exists(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.reason == "AlreadyExists")
+}
+
+/// The server's own words, as they go into conditions and events.
+pub(crate) fn message(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) if !status.message.is_empty() => status.message.clone(),
+        error => error.to_string(),
+    }
+}

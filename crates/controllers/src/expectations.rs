@@ -1,0 +1,82 @@
+//! "Never act on a view older than your own last write", for keys that stand for many objects: what was created or changed
+//! is seen when the cache has reached its revision, what was deleted when it is gone from the cache or marked there.
+//!
+//! Kept in memory only: a controller that starts anew lists first, and so sees what its predecessor wrote.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use component::ObjectKey;
+use component::controller::Next;
+use component::freshness::Freshness;
+
+/// The change that is waited for queues the key. Only one that fell into a gap of the watch (made and gone again
+/// meanwhile) does not; then this is when the key comes back.
+pub(crate) const NOT_SEEN: Next = Next::After(Duration::from_secs(30));
+
+/// What a reconciler wrote and has not seen yet, per key.
+#[derive(Debug, Default)]
+pub(crate) struct Expectations {
+    written: Freshness<ObjectKey>,
+    deleted: Mutex<BTreeMap<ObjectKey, BTreeSet<String>>>,
+}
+
+impl Expectations {
+    fn deleted(&self) -> MutexGuard<'_, BTreeMap<ObjectKey, BTreeSet<String>>> {
+        self.deleted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes an object that was created or changed, as the server answered.
+    pub(crate) fn wrote<K: kube::Resource>(&self, key: &ObjectKey, object: &K) {
+        self.written.note(key.clone(), object.meta().resource_version.as_deref());
+    }
+
+    /// Notes that the object with this uid was deleted.
+    pub(crate) fn deleted_uid(&self, key: &ObjectKey, uid: impl Into<String>) {
+        self.deleted().entry(key.clone()).or_default().insert(uid.into());
+    }
+
+    /// Whether a cache that has seen `revision` shows all that was written. `alive` is asked whether the cache still
+    /// shows an object of this uid as not deleted; ask it of objects that were read after `revision`.
+    pub(crate) fn met(&self, key: &ObjectKey, revision: u64, alive: impl Fn(&str) -> bool) -> bool {
+        let mut deleted = self.deleted();
+        let gone = deleted.get_mut(key).is_none_or(|uids| {
+            uids.retain(|uid| alive(uid));
+            uids.is_empty()
+        });
+        if gone {
+            deleted.remove(key);
+        }
+        drop(deleted);
+        self.written.ready(key, revision) && gone
+    }
+
+    /// The key is gone for good.
+    pub(crate) fn forget(&self, key: &ObjectKey) {
+        self.written.forget(key);
+        self.deleted().remove(key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::api::core::v1::Pod;
+
+    #[test]
+    fn both_creations_and_deletions_are_waited_for() {
+        let (expectations, key) = (Expectations::default(), ObjectKey::new("n", "a"));
+        let mut pod = Pod::default();
+        pod.metadata.resource_version = Some("7".to_owned());
+        expectations.wrote(&key, &pod);
+        expectations.deleted_uid(&key, "x");
+        assert!(!expectations.met(&key, 7, |_| true), "the cache shows what was deleted");
+        assert!(expectations.met(&key, 7, |_| false));
+        expectations.wrote(&key, &pod);
+        assert!(!expectations.met(&key, 6, |_| false), "the cache does not show what was created");
+        assert!(expectations.met(&ObjectKey::new("n", "b"), 0, |_| true), "others do not wait");
+        expectations.forget(&key);
+        assert!(expectations.met(&key, 0, |_| true));
+    }
+}

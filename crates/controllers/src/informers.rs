@@ -1,0 +1,68 @@
+//! One cache per kind, shared by all controllers that read it.
+//!
+//! A kind that no controller reads is not followed, and of a kind only what they read: leases of nodes, not of leaders.
+
+use component::Context;
+use component::informer::{Informer, Selection, Watchable};
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Namespace, Node, Pod, Service, ServiceAccount};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::Api;
+
+/// The namespace of the leases by which nodes say that they live.
+const NODE_LEASES: &str = "kube-node-lease";
+/// The ConfigMap that holds the cluster's certificate authority in each namespace.
+pub(crate) const ROOT_CA: &str = "kube-root-ca.crt";
+
+/// The shared caches.
+#[derive(Clone)]
+#[expect(missing_docs, reason = "the names are the kinds' own")]
+pub struct Informers {
+    pub pods: Informer<Pod>,
+    pub replica_sets: Informer<ReplicaSet>,
+    pub deployments: Informer<Deployment>,
+    pub services: Informer<Service>,
+    pub endpoint_slices: Informer<EndpointSlice>,
+    pub endpoints: Informer<Endpoints>,
+    pub nodes: Informer<Node>,
+    /// Those of nodes.
+    pub node_leases: Informer<Lease>,
+    pub namespaces: Informer<Namespace>,
+    pub service_accounts: Informer<ServiceAccount>,
+    /// Those named `kube-root-ca.crt`.
+    pub root_ca_config_maps: Informer<ConfigMap>,
+}
+
+impl Informers {
+    /// Starts following every kind, as the context's identity.
+    pub fn start(context: &Context) -> Self {
+        let leases = Api::<Lease>::namespaced(context.client.clone(), NODE_LEASES);
+        let root_ca = Selection { fields: Some(format!("metadata.name={ROOT_CA}")), labels: None };
+        Self {
+            pods: everywhere(context, Selection::default()),
+            replica_sets: everywhere(context, Selection::default()),
+            deployments: everywhere(context, Selection::default()),
+            services: everywhere(context, Selection::default()),
+            endpoint_slices: everywhere(context, Selection::default()),
+            endpoints: everywhere(context, Selection::default()),
+            nodes: follow(context, Api::all(context.client.clone()), Selection::default()),
+            node_leases: follow(context, leases, Selection::default()),
+            namespaces: follow(context, Api::all(context.client.clone()), Selection::default()),
+            service_accounts: everywhere(context, Selection::default()),
+            root_ca_config_maps: everywhere(context, root_ca),
+        }
+    }
+}
+
+fn everywhere<K>(context: &Context, selection: Selection) -> Informer<K>
+where
+    K: Watchable + kube::Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+{
+    follow(context, Api::all(context.client.clone()), selection)
+}
+
+fn follow<K: Watchable>(context: &Context, api: Api<K>, selection: Selection) -> Informer<K> {
+    Informer::start(&context.tasks, context.shutdown.clone(), api, selection)
+}

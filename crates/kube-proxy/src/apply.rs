@@ -1,12 +1,13 @@
 //! Brings the kernel's rules to what is wanted. What the kernel holds is read from the kernel whenever there is doubt:
 //! at the start, after a failure, and after somebody else touched the table; never from what was meant to be applied.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use host::nft::{Nft, NftError};
 use k8s_openapi::serde_json::Value;
 
-use crate::rules::{self, Chain, Map, Rule, Ruleset, TABLE};
+use crate::rules::{self, Chain, Map, Rule, Ruleset, Stale, TABLE};
 
 /// Applies rule sets as differences.
 pub struct Applier {
@@ -26,8 +27,9 @@ impl Applier {
         self.known = None;
     }
 
-    /// Applies the difference between what the kernel holds and `want`, in one transaction.
-    pub async fn reconcile(&mut self, want: &Ruleset) -> Result<(), NftError> {
+    /// Applies the difference between what the kernel holds and `want`, in one transaction. Returns the flows that the
+    /// kernel should now forget, those included that went while no proxy was there.
+    pub async fn reconcile(&mut self, want: &Ruleset) -> Result<BTreeSet<Stale>, NftError> {
         let have = match self.known.take() {
             Some(known) => Some(known),
             None => self.nft.list(TABLE).await?.map(|listing| read(&listing)),
@@ -37,7 +39,7 @@ impl Applier {
             self.nft.apply(&script).await?;
         }
         self.known = Some(want.clone());
-        Ok(())
+        Ok(have.map(|have| rules::stale(&have, want)).unwrap_or_default())
     }
 }
 

@@ -5,6 +5,7 @@
 //! (the pod network's work).
 
 pub mod apply;
+pub mod conntrack;
 pub mod plan;
 pub mod rules;
 
@@ -88,7 +89,14 @@ pub async fn run(context: Context, config: Config, nft: Arc<dyn Nft>) -> Result<
 /// Applies what is wanted; a failure is logged here and the time of the next try returned.
 async fn reconcile(applier: &mut apply::Applier, wanted: &rules::Ruleset) -> Option<Instant> {
     match applier.reconcile(wanted).await {
-        Ok(()) => None,
+        Ok(stale) => {
+            for flow in &stale {
+                if let Err(error) = conntrack::forget(flow).await {
+                    tracing::warn!(%error, ?flow, "datagrams may still be sent to a backend that is gone");
+                }
+            }
+            None
+        }
         Err(error) => {
             tracing::warn!(%error, "packet rules were not applied; trying again");
             Some(Instant::now() + RETRY)

@@ -59,9 +59,34 @@ pub enum Frontend {
 /// A pod's address and port.
 pub type Backend = (Ipv4Addr, u16);
 
-/// Every frontend that something answers, with its backends in order. A frontend without backends is not listed: the
-/// rules refuse whatever is not.
-pub type Plan = BTreeMap<Frontend, Vec<Backend>>;
+/// What answers a frontend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// In order, at least one.
+    pub backends: Vec<Backend>,
+    /// How one of them is chosen.
+    pub choice: Choice,
+}
+
+/// How a connection gets its backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// By chance.
+    Random,
+    /// By the client's address (`sessionAffinity: ClientIP`): the same one as long as the backends stay the same.
+    /// `timeoutSeconds` has no meaning, since nothing is remembered.
+    Client,
+}
+
+impl From<Vec<Backend>> for Target {
+    fn from(backends: Vec<Backend>) -> Self {
+        Self { backends, choice: Choice::Random }
+    }
+}
+
+/// Every frontend that something answers, with its backends. A frontend without backends is not listed: the rules
+/// refuse whatever is not.
+pub type Plan = BTreeMap<Frontend, Target>;
 
 /// Plans all services. `local` lists cluster IPs that are answered on the node itself and get no rules.
 pub fn plan(
@@ -84,24 +109,33 @@ pub fn plan(
         }
         let slices =
             by_service.get(&(namespace.as_str(), name.as_str())).map(Vec::as_slice).unwrap_or_default();
+        let choice = match spec.session_affinity.as_deref() {
+            Some("ClientIP") => Choice::Client,
+            _ => Choice::Random,
+        };
         for port in spec.ports.as_deref().unwrap_or_default() {
-            add_port(&mut plan, address, port, slices);
+            add_port(&mut plan, (address, port, choice), slices);
         }
     }
     plan
 }
 
-fn add_port(plan: &mut Plan, address: Ipv4Addr, port: &ServicePort, slices: &[&EndpointSlice]) {
+fn add_port(
+    plan: &mut Plan,
+    (address, port, choice): (Ipv4Addr, &ServicePort, Choice),
+    slices: &[&EndpointSlice],
+) {
     let Some(protocol) = Protocol::parse(port.protocol.as_deref()) else { return };
     let backends = backends(slices, port.name.as_deref().unwrap_or(""), protocol);
     if backends.is_empty() {
         return;
     }
+    let target = Target { backends, choice };
     if let Some(number) = number(port.node_port) {
-        plan.insert(Frontend::NodePort(protocol, number), backends.clone());
+        plan.insert(Frontend::NodePort(protocol, number), target.clone());
     }
     if let Some(number) = number(Some(port.port)) {
-        plan.insert(Frontend::Address(address, protocol, number), backends);
+        plan.insert(Frontend::Address(address, protocol, number), target);
     }
 }
 
@@ -206,14 +240,15 @@ mod tests {
     /// One line a frontend: `tcp 10.43.0.9:80 -> 10.42.0.2:8080 …`.
     fn print(plan: &Plan) -> Vec<String> {
         plan.iter()
-            .map(|(frontend, backends)| {
+            .map(|(frontend, target)| {
                 let backends: Vec<String> =
-                    backends.iter().map(|(ip, port)| format!("{ip}:{port}")).collect();
+                    target.backends.iter().map(|(ip, port)| format!("{ip}:{port}")).collect();
                 let from = match frontend {
                     Frontend::Address(ip, protocol, port) => format!("{} {ip}:{port}", protocol.name()),
                     Frontend::NodePort(protocol, port) => format!("{} *:{port}", protocol.name()),
                 };
-                format!("{from} -> {}", backends.join(" "))
+                let sticky = if target.choice == Choice::Client { " by client" } else { "" };
+                format!("{from} -> {}{sticky}", backends.join(" "))
             })
             .collect()
     }
@@ -242,6 +277,16 @@ mod tests {
                 "tcp *:30080 -> 10.42.0.2:8080 10.42.0.3:8080",
             ]
         );
+    }
+
+    #[test]
+    fn affinity_chooses_by_the_client() {
+        let services = [service(
+            "web",
+            json!({"clusterIP": "10.43.0.9", "sessionAffinity": "ClientIP", "ports": [{"port": 80}]}),
+        )];
+        let slices = [slice("web", json!([{"port": 8080}]), json!([endpoint(2, true, true, false)]))];
+        assert_eq!(print(&plan(&services, &slices, LOCAL)), ["tcp 10.43.0.9:80 -> 10.42.0.2:8080 by client"]);
     }
 
     #[test]

@@ -2,14 +2,15 @@
 //!
 //! The cost of a packet does not depend on the number of services. One map leads from a service address to the chain
 //! `pick-N` for its N backends; that chain draws a slot, and the map of slot K holds the K-th backend of every service
-//! that has more than K. Chains are shared by all services; a service is only map elements.
+//! that has more than K. Chains are shared by all services; a service is only map elements. A service with affinity
+//! goes through `hash-N` instead, which takes the slot from the client's address.
 //!
 //! Whatever is sent to the service range and was not translated is refused: no service, no such port, or no backend.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
-use crate::plan::{Frontend, Plan, Ranges};
+use crate::plan::{Choice, Frontend, Plan, Ranges, Target};
 
 /// Name of our table in the `ip` family.
 pub const TABLE: &str = "skiff-proxy";
@@ -107,8 +108,8 @@ pub fn build(plan: &Plan, ranges: &Ranges) -> Ruleset {
         let kind = format!("{} : verdict", family.key_type);
         ruleset.maps.insert(frontends(family), Map { kind, elements: BTreeMap::new() });
     }
-    for (frontend, backends) in plan {
-        add_frontend(&mut ruleset, frontend, backends);
+    for (frontend, target) in plan {
+        add_frontend(&mut ruleset, frontend, target);
     }
     base_chains(&mut ruleset, ranges);
     ruleset
@@ -118,7 +119,10 @@ fn frontends(family: Family) -> String {
     format!("{}-frontends", family.prefix)
 }
 
-fn add_frontend(ruleset: &mut Ruleset, frontend: &Frontend, backends: &[(std::net::Ipv4Addr, u16)]) {
+/// Any number, but the same one always: a seed of the kernel's own would move clients whenever the rule is written.
+const SEED: &str = "0x5e55";
+
+fn add_frontend(ruleset: &mut Ruleset, frontend: &Frontend, Target { backends, choice }: &Target) {
     let (family, key) = match frontend {
         Frontend::Address(address, protocol, port) => {
             (ADDRESS, format!("{address} . {} . {port}", protocol.name()))
@@ -126,12 +130,16 @@ fn add_frontend(ruleset: &mut Ruleset, frontend: &Frontend, backends: &[(std::ne
         Frontend::NodePort(protocol, port) => (NODE_PORT, format!("{} . {port}", protocol.name())),
     };
     let Family { prefix, key_type, key: selector, before } = family;
-    let pick = format!("{prefix}-pick-{}", backends.len());
+    let (kind, number) = match choice {
+        Choice::Random => ("pick", format!("numgen random mod {}", backends.len())),
+        Choice::Client => ("hash", format!("jhash ip saddr mod {} seed {SEED}", backends.len())),
+    };
+    let pick = format!("{prefix}-{kind}-{}", backends.len());
     let frontends = ruleset.maps.entry(frontends(family)).or_default();
     frontends.elements.insert(key.clone(), format!("goto {pick}"));
     let slots: Vec<String> =
         (0..backends.len()).map(|slot| format!("{slot} : goto {prefix}-slot-{slot}")).collect();
-    let draw = format!("numgen random mod {} vmap {{ {} }}", backends.len(), slots.join(", "));
+    let draw = format!("{number} vmap {{ {} }}", slots.join(", "));
     ruleset.chains.entry(pick).or_insert_with(|| plain([draw]));
     for (slot, (address, port)) in backends.iter().enumerate() {
         let name = format!("{prefix}-slot-{slot}");
@@ -266,4 +274,81 @@ fn command(script: &mut String, verb: &str, map: &str, elements: impl Iterator<I
 
 fn line(script: &mut String, arguments: std::fmt::Arguments<'_>) {
     writeln!(script, "{arguments}").expect("a String takes every write");
+}
+
+/// A flow of datagrams to a backend that no longer is one. Its translation outlives the rules that made it for as long
+/// as the client sends, so it must be forgotten. (A TCP client notices by itself, and may still be served.)
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Stale {
+    /// The service's address; `None` for a node port.
+    pub address: Option<String>,
+    /// The service's port, or the node's.
+    pub port: String,
+    /// The backend's address.
+    pub backend: String,
+    /// The backend's port.
+    pub backend_port: String,
+}
+
+/// What datagrams may still be sent to after `have` became `want`.
+pub fn stale(have: &Ruleset, want: &Ruleset) -> BTreeSet<Stale> {
+    let now = datagrams(want);
+    datagrams(have).into_iter().filter(|flow| !now.contains(flow)).collect()
+}
+
+/// Every UDP frontend with each of its backends, as the slots' maps say.
+fn datagrams(ruleset: &Ruleset) -> BTreeSet<Stale> {
+    let slots = ruleset.maps.iter().filter(|(name, _)| name.contains("-slot-"));
+    slots.flat_map(|(_, map)| &map.elements).filter_map(|(key, value)| flow(key, value)).collect()
+}
+
+fn flow(key: &str, value: &str) -> Option<Stale> {
+    let (backend, backend_port) = value.split_once(" . ")?;
+    let (address, port) = match key.split(" . ").collect::<Vec<_>>()[..] {
+        [address, "udp", port] => (Some(address.to_owned()), port),
+        ["udp", port] => (None, port),
+        _ => return None,
+    };
+    Some(Stale {
+        address,
+        port: port.to_owned(),
+        backend: backend.to_owned(),
+        backend_port: backend_port.to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::Protocol;
+    use std::net::Ipv4Addr;
+
+    fn ruleset(plan: impl IntoIterator<Item = (Frontend, Vec<u8>)>) -> Ruleset {
+        let target = |pods: Vec<u8>| {
+            let backends: Vec<_> = pods.iter().map(|pod| (Ipv4Addr::new(10, 42, 0, *pod), 5353)).collect();
+            Target::from(backends)
+        };
+        let plan = plan.into_iter().map(|(frontend, pods)| (frontend, target(pods))).collect();
+        build(&plan, &Ranges { pods: "10.42.0.0/16".to_owned(), services: "10.43.0.0/16".to_owned() })
+    }
+
+    #[test]
+    fn only_datagrams_to_lost_backends_are_stale_whichever_slot_they_had() {
+        let address = |protocol| Frontend::Address(Ipv4Addr::new(10, 43, 0, 9), protocol, 53);
+        let [udp, tcp, node] =
+            [address(Protocol::Udp), address(Protocol::Tcp), Frontend::NodePort(Protocol::Udp, 30053)];
+        let have = ruleset([(udp, vec![1, 2, 3]), (tcp, vec![1, 2]), (node, vec![1])]);
+        let want = ruleset([(udp, vec![2, 3])]);
+        let lost = |address: Option<&str>, port: &str| Stale {
+            address: address.map(str::to_owned),
+            port: port.to_owned(),
+            backend: "10.42.0.1".to_owned(),
+            backend_port: "5353".to_owned(),
+        };
+        assert_eq!(
+            stale(&have, &want).into_iter().collect::<Vec<_>>(),
+            [lost(None, "30053"), lost(Some("10.43.0.9"), "53")]
+        );
+        assert!(stale(&want, &have).is_empty());
+    }
 }

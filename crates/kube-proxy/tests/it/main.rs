@@ -2,6 +2,7 @@
 //! them the tests say loudly that they were skipped, unless SKIFF_REQUIRE_CONTAINERD demands the real parts.
 
 mod packets;
+mod pods;
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use std::sync::Arc;
 use host::network::{self, Held};
 use host::nft::NftProgram;
 use kube_proxy::apply::Applier;
-use kube_proxy::plan::{Frontend, Plan, Protocol, Ranges};
+use kube_proxy::plan::{Frontend, Plan, Protocol, Ranges, Target};
 use tokio_util::task::TaskTracker;
 
 /// Runs a scenario on this thread, which has moved into a namespace of its own with the ranges held.
@@ -50,12 +51,15 @@ impl World {
 
     async fn apply(&mut self, plan: &Plan) {
         let ruleset = kube_proxy::rules::build(plan, &self.ranges);
-        self.applier.reconcile(&ruleset).await.unwrap();
+        for flow in self.applier.reconcile(&ruleset).await.unwrap() {
+            kube_proxy::conntrack::forget(&flow).await.unwrap();
+        }
     }
 }
 
 /// `count` backends on addresses of the pod range.
-fn service(last: u8, count: u8) -> (Frontend, Vec<(Ipv4Addr, u16)>) {
+fn service(last: u8, count: u8) -> (Frontend, Target) {
     let frontend = Frontend::Address(Ipv4Addr::new(10, 43, 0, last), Protocol::Tcp, 80);
-    (frontend, (1..=count).map(|pod| (Ipv4Addr::new(10, 42, 0, pod), 8080)).collect())
+    let backends: Vec<_> = (1..=count).map(|pod| (Ipv4Addr::new(10, 42, 0, pod), 8080)).collect();
+    (frontend, backends.into())
 }

@@ -1,4 +1,10 @@
 //! The store from outside: what it promises, on a simulated disk that fails and on a real one.
 
 mod contract;
+mod damage;
+mod faults;
+mod kill;
+mod ledger;
+mod power;
+mod secrets;
 mod support;

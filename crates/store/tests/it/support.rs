@@ -40,3 +40,28 @@ pub async fn all(store: &EmbeddedStore) -> Vec<Item> {
 pub fn run<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(future)
 }
+
+/// Numbers that a seed decides.
+#[derive(Clone)]
+pub struct Chance(store::Random);
+
+impl Chance {
+    pub fn new(seed: u64) -> Chance {
+        Chance(store::simdisk::seeded_random(seed))
+    }
+
+    pub fn next(&mut self) -> u64 {
+        let mut bytes = [0; 8];
+        (self.0)(&mut bytes).expect("seeded");
+        u64::from_le_bytes(bytes)
+    }
+
+    pub fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+
+    /// Another one, for somebody else.
+    pub fn fork(&mut self) -> Chance {
+        Chance::new(self.next())
+    }
+}

@@ -8,6 +8,7 @@ pub mod files;
 pub mod mount;
 pub mod network;
 pub mod nft;
+pub mod notify;
 pub mod pause;
 pub mod process;
 pub mod system;

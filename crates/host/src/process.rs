@@ -380,7 +380,7 @@ impl fmt::Display for Identity {
 }
 
 #[expect(unsafe_code, reason = "tokio wants the promise that the descriptor stays the same")]
-fn watch(handle: rustix::fd::OwnedFd) -> io::Result<AsyncFd<rustix::fd::OwnedFd>> {
+pub(crate) fn watch(handle: rustix::fd::OwnedFd) -> io::Result<AsyncFd<rustix::fd::OwnedFd>> {
     // SAFETY: an OwnedFd is open, and the same, for as long as it lives; AsyncFd owns it from here on.
     unsafe { AsyncFd::register_with_interest(handle, tokio::io::Interest::READABLE) }
         .map_err(|error| io::Error::other(error.to_string()))

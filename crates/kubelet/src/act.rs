@@ -130,9 +130,14 @@ async fn after_start(
     let Err(words) = result else { return Ok(()) };
     let note = format!("PostStartHook failed: {words}");
     shared.container_event(pod, &container.name, EventType::Warning, "FailedPostStartHook", note);
-    kill(shared, pod, &container.name, id, crate::lifecycle::grace_period(pod), "FailedPostStartHook", "").await.map_err(
-        |error| waiting("PostStartHookError", error),
-    )?;
+    let end = Kill {
+        name: container.name.clone(),
+        id: id.to_owned(),
+        grace: crate::lifecycle::grace_period(pod),
+        message: "FailedPostStartHook".to_owned(),
+        again: false,
+    };
+    kill(shared, pod, &end, pod_ip).await.map_err(|error| waiting("PostStartHookError", error))?;
     Err(waiting("PostStartHookError", words))
 }
 
@@ -217,47 +222,76 @@ async fn previous_env(shared: &Shared, id: &str) -> Option<Vec<(String, String)>
     envs.iter().map(pair).collect()
 }
 
+/// What a container's end is told.
+pub(crate) struct Kill {
+    pub name: String,
+    pub id: String,
+    pub grace: Duration,
+    /// For the event.
+    pub message: String,
+    /// It is being ended already and may only live shorter now: its hook had its chance.
+    pub again: bool,
+}
+
 /// The hook before the end, the stop signal, and force when the time is over.
-pub(crate) async fn kill(
-    shared: &Shared,
-    pod: &Pod,
-    name: &str,
-    id: &str,
-    grace: Duration,
-    message: &str,
-    pod_ip: &str,
-) -> Result<(), String> {
-    shared.container_event(pod, name, EventType::Normal, "Killing", message);
+pub(crate) async fn kill(shared: &Shared, pod: &Pod, kill: &Kill, pod_ip: &str) -> Result<(), String> {
+    let Kill { name, id, grace, message, again } = kill;
     let begun = Instant::now();
-    let container = find_container(pod, name);
-    let hook = container.and_then(|container| container.lifecycle.as_ref()?.pre_stop.as_ref());
-    if let (Some(container), Some(hook)) = (container, hook) {
-        let run = hooks::run(shared, container, id, pod_ip, hook, grace);
-        match tokio::time::timeout(grace, run).await {
-            Ok(Ok(())) => {}
-            Ok(Err(words)) => {
-                let note = format!("PreStopHook failed: {words}");
-                shared.container_event(pod, name, EventType::Warning, "FailedPreStopHook", note);
-            }
-            Err(_) => tracing::info!(container = name, "the hook before the end took all of the grace period"),
-        }
+    if !again {
+        shared.container_event(pod, name, EventType::Normal, "Killing", message);
+        before_stop(shared, pod, kill, pod_ip).await;
     }
     let left = grace.saturating_sub(begun.elapsed());
-    let seconds = i64::try_from(left.as_secs()).unwrap_or(i64::MAX).max(LEAST_SECONDS.min(grace_seconds(grace)));
+    // The runtime counts whole seconds: what is left of one is one.
+    let whole = i64::try_from(left.as_secs_f64().ceil() as u64).unwrap_or(i64::MAX);
+    let seconds = whole.max(LEAST_SECONDS.min(i64::try_from(grace.as_secs()).unwrap_or(i64::MAX)));
     shared.runtime.stop_container(id, seconds).await.map_err(|error| error.to_string())
 }
 
-fn grace_seconds(grace: Duration) -> i64 {
-    i64::try_from(grace.as_secs()).unwrap_or(i64::MAX)
+async fn before_stop(shared: &Shared, pod: &Pod, kill: &Kill, pod_ip: &str) {
+    let Some(container) = find_container(pod, &kill.name) else { return };
+    let Some(hook) = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.pre_stop.as_ref()) else { return };
+    let run = hooks::run(shared, container, &kill.id, pod_ip, hook, kill.grace);
+    match tokio::time::timeout(kill.grace, run).await {
+        Ok(Ok(())) => {}
+        Ok(Err(words)) => {
+            let note = format!("PreStopHook failed: {words}");
+            shared.container_event(pod, &kill.name, EventType::Warning, "FailedPreStopHook", note);
+        }
+        Err(_) => tracing::info!(container = kill.name, "the hook before the end took all of the grace period"),
+    }
+}
+
+/// Stops sandboxes and what runs in them.
+pub(crate) async fn stop_sandboxes(shared: &Shared, ids: &[String]) -> Result<(), String> {
+    for id in ids {
+        shared.runtime.stop_sandbox(id).await.map_err(|error| error.to_string())?;
+    }
+    Ok(())
 }
 
 /// Volumes unmounted, cgroup removed.
 pub(crate) fn teardown(shared: &Shared, pod: &Pod) -> Result<(), String> {
     volumes::teardown(shared, uid(pod)).map_err(|error| error.to_string())?;
-    if let Some(cgroups) = &shared.cgroups {
-        cgroups.remove(&pod_cgroup(&shared.cluster.cgroup_root, pod)).map_err(|error| error.to_string())?;
+    remove_cgroups(shared, uid(pod)).map_err(|error| error.to_string())
+}
+
+/// Removes the pod's cgroup. What class it was of may no longer be known.
+pub(crate) fn remove_cgroups(shared: &Shared, uid: &str) -> std::io::Result<()> {
+    let Some(cgroups) = &shared.cgroups else { return Ok(()) };
+    for class in ["", "/burstable", "/besteffort"] {
+        cgroups.remove(&format!("{}{class}/pod{uid}", shared.cluster.cgroup_root))?;
     }
     Ok(())
+}
+
+/// Removes a directory of a pod's, but nothing that is mounted in it.
+pub(crate) fn remove_directory(shared: &Shared, directory: &std::path::Path) -> std::io::Result<()> {
+    host::mount::unmount_under(shared.mounts.as_ref(), directory)?;
+    match std::fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// Deletes the API object, and only the one with our pod's uid.

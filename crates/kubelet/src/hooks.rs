@@ -34,7 +34,7 @@ pub(crate) async fn run(
         return match http(&target, limit).await {
             // Any answer will do: a hook is told, not asked.
             Outcome::Success => Ok(()),
-            Outcome::Failure(words) => Err(words),
+            Outcome::Failure(words) | Outcome::Unknown(words) => Err(words),
         };
     }
     if let Some(pause) = &hook.sleep {

@@ -231,6 +231,13 @@ impl Images {
         (until > now).then(|| failed.error.clone())
     }
 
+    /// Until when the image is not asked for again.
+    pub fn held_until(&self, image: &str) -> Option<Timestamp> {
+        let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        let failed = failed.get(&with_tag(image))?;
+        failed.backoff.until(failed.at?)
+    }
+
     fn failed(&self, image: &str, error: String, now: Timestamp) {
         let mut table = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = table.entry(image.to_owned()).or_default();

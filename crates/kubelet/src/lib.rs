@@ -4,7 +4,29 @@
 //! the time (`lifecycle`). A worker a pod feeds that function and does what it says. State is rebuilt from the runtime
 //! at start, so that a restart of the kubelet touches no container.
 
+mod act;
 pub mod archive;
+mod changes;
+pub mod config;
 pub mod containerd;
+mod hooks;
+mod images;
+mod kubelet;
 pub mod lifecycle;
+pub mod network;
+mod node;
+mod objects;
+mod own_runtime;
+mod pods;
 pub mod podspec;
+mod probes;
+pub mod runtime;
+mod server;
+mod shared;
+mod tokens;
+mod volumes;
+mod worker;
+
+pub use config::Config;
+pub use kubelet::{Error, run};
+pub use server::ServerError;

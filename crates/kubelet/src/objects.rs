@@ -140,29 +140,27 @@ async fn read<K: Watchable>(table: &Table<K>, namespace: &str, name: &str, wait:
 
 /// Everything that a pod mentions by name.
 pub(crate) fn mentioned(pod: &Pod) -> BTreeSet<Mentioned> {
+    let map = |name: &String| Mentioned::ConfigMap(name.clone());
+    let secret = |name: &String| Mentioned::Secret(name.clone());
     let mut found = BTreeSet::new();
-    let mut map = |name: &str| found.insert(Mentioned::ConfigMap(name.to_owned()));
-    let sources = || all_containers(pod).flat_map(|container| container.env_from.iter().flatten());
-    let variables = || {
-        let all = all_containers(pod).flat_map(|container| container.env.iter().flatten());
-        all.filter_map(|variable| variable.value_from.as_ref())
-    };
-    let volumes = || spec(pod).volumes.iter().flatten();
-    let projections = || {
-        let projected = volumes().filter_map(|volume| volume.projected.as_ref());
-        projected.flat_map(|projected| projected.sources.iter().flatten())
-    };
-    sources().filter_map(|source| source.config_map_ref.as_ref()).for_each(|found| drop(map(&found.name)));
-    variables().filter_map(|source| source.config_map_key_ref.as_ref()).for_each(|found| drop(map(&found.name)));
-    volumes().filter_map(|volume| volume.config_map.as_ref()).for_each(|found| drop(map(&found.name)));
-    projections().filter_map(|source| source.config_map.as_ref()).for_each(|found| drop(map(&found.name)));
-
-    let mut secret = |name: &str| found.insert(Mentioned::Secret(name.to_owned()));
-    sources().filter_map(|source| source.secret_ref.as_ref()).for_each(|found| drop(secret(&found.name)));
-    variables().filter_map(|source| source.secret_key_ref.as_ref()).for_each(|found| drop(secret(&found.name)));
-    let of_volumes = volumes().filter_map(|volume| volume.secret.as_ref()?.secret_name.as_ref());
-    of_volumes.for_each(|name| drop(secret(name)));
-    projections().filter_map(|source| source.secret.as_ref()).for_each(|found| drop(secret(&found.name)));
-    spec(pod).image_pull_secrets.iter().flatten().for_each(|found| drop(secret(&found.name)));
+    for source in all_containers(pod).flat_map(|container| container.env_from.iter().flatten()) {
+        found.extend(source.config_map_ref.iter().map(|source| map(&source.name)));
+        found.extend(source.secret_ref.iter().map(|source| secret(&source.name)));
+    }
+    let variables = all_containers(pod).flat_map(|container| container.env.iter().flatten());
+    for source in variables.filter_map(|variable| variable.value_from.as_ref()) {
+        found.extend(source.config_map_key_ref.iter().map(|source| map(&source.name)));
+        found.extend(source.secret_key_ref.iter().map(|source| secret(&source.name)));
+    }
+    for volume in spec(pod).volumes.iter().flatten() {
+        found.extend(volume.config_map.iter().map(|source| map(&source.name)));
+        found.extend(volume.secret.iter().filter_map(|source| source.secret_name.as_ref()).map(secret));
+        let projected = volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten());
+        for source in projected {
+            found.extend(source.config_map.iter().map(|source| map(&source.name)));
+            found.extend(source.secret.iter().map(|source| secret(&source.name)));
+        }
+    }
+    found.extend(spec(pod).image_pull_secrets.iter().flatten().map(|reference| secret(&reference.name)));
     found
 }

@@ -24,6 +24,17 @@ const HASH: &str = "io.kubernetes.container.hash";
 const MESSAGE_LIMIT: usize = 4096;
 /// Of a log that takes the message's place: this many bytes, this many lines.
 const LOG_MESSAGE: (usize, usize) = (2048, 80);
+/// Changes that wait to be looked at; beyond them the runtime waits.
+const WAITING: usize = 64;
+
+/// Something that may have changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Changed {
+    /// This container or sandbox ended, which the runtime's own lists may show a little later.
+    Ended(String),
+    /// Something else, which the lists show already.
+    Other,
+}
 
 /// A container runtime. The calls are the CRI's.
 #[async_trait]
@@ -64,7 +75,7 @@ pub trait Runtime: Send + Sync {
     async fn images(&self) -> Result<Vec<Image>, Error>;
     /// A message whenever something may have changed, until the runtime goes away. An error when the runtime offers
     /// no such thing or is away.
-    async fn changes(&self, tasks: &TaskTracker, stop: CancellationToken) -> Result<mpsc::Receiver<()>, Error>;
+    async fn changes(&self, tasks: &TaskTracker, stop: CancellationToken) -> Result<mpsc::Receiver<Changed>, Error>;
 }
 
 fn by_uid(uid: Option<&str>) -> StringMap {
@@ -151,15 +162,15 @@ impl Runtime for cri::Client {
         Ok(self.list_images(ListImagesRequest::default()).await?.images)
     }
 
-    async fn changes(&self, tasks: &TaskTracker, stop: CancellationToken) -> Result<mpsc::Receiver<()>, Error> {
-        // One message waiting says as much as many.
-        let (sender, receiver) = mpsc::channel(1);
+    async fn changes(&self, tasks: &TaskTracker, stop: CancellationToken) -> Result<mpsc::Receiver<Changed>, Error> {
+        let (sender, receiver) = mpsc::channel(WAITING);
         match self.get_container_events().await {
-            Ok(stream) => forward(tasks, stop, stream, sender),
+            Ok(stream) => forward(tasks, stop, stream, sender, |_| Some(Changed::Other)),
             Err(error) if error.is_unimplemented() => {
                 let filters = ["/tasks/exit", "/tasks/oom"].map(|topic| format!("topic==\"{topic}\",namespace==k8s.io"));
                 let stream = self.subscribe_containerd(SubscribeRequest { filters: filters.into() }).await?;
-                forward(tasks, stop, stream, sender);
+                // What was run beside a container's own process (a probe's command) changes nothing.
+                forward(tasks, stop, stream, sender, |event| event.ended().map(Changed::Ended));
             }
             Err(error) => return Err(error),
         }
@@ -178,12 +189,14 @@ fn forward<T: Send + 'static>(
     tasks: &TaskTracker,
     stop: CancellationToken,
     mut stream: cri::Streaming<T>,
-    sender: mpsc::Sender<()>,
+    sender: mpsc::Sender<Changed>,
+    read: fn(T) -> Option<Changed>,
 ) {
     tasks.spawn(async move {
         let follow = async {
-            while let Ok(Some(_)) = stream.next().await {
-                if let Err(mpsc::error::TrySendError::Closed(())) = sender.try_send(()) {
+            while let Ok(Some(message)) = stream.next().await {
+                let Some(changed) = read(message) else { continue };
+                if sender.send(changed).await.is_err() {
                     return;
                 }
             }

@@ -88,8 +88,8 @@ impl Tokens {
 async fn ask(context: &Context, pod: &Pod, account: &str, audience: &str, life: i64) -> Result<Token, String> {
     let api = Api::<ServiceAccount>::namespaced(context.client.clone(), namespace(pod));
     let request = TokenRequest {
-        spec: TokenRequestSpec {
-            audiences: if audience.is_empty() { Vec::new() } else { vec![audience.to_owned()] },
+        spec: Some(TokenRequestSpec {
+            audiences: Some(if audience.is_empty() { Vec::new() } else { vec![audience.to_owned()] }),
             expiration_seconds: Some(life),
             bound_object_ref: Some(BoundObjectReference {
                 api_version: Some("v1".to_owned()),
@@ -97,15 +97,17 @@ async fn ask(context: &Context, pod: &Pod, account: &str, audience: &str, life: 
                 name: Some(name(pod).to_owned()),
                 uid: Some(uid(pod).to_owned()),
             }),
-        },
+            ..TokenRequestSpec::default()
+        }),
         ..TokenRequest::default()
     };
     let parameters = PostParams::default();
     let call = api.create_token_request(account, &parameters, &request);
     let answer = tokio::time::timeout(ANSWER_LIMIT, call).await.map_err(|_| "no answer".to_owned())?;
-    let status = answer.map_err(|error| error.to_string())?.status.ok_or("an answer without a token")?;
+    let status = answer.map_err(|error| error.to_string())?.status.unwrap_or_default();
+    let text = status.token.filter(|token| !token.is_empty()).ok_or("an answer without a token")?;
     let now = context.clock.now();
-    let expires = status.expiration_timestamp.0;
+    let expires = status.expiration_timestamp.ok_or("an answer without the token's end")?.0;
     let life = Duration::try_from(expires.duration_since(now)).unwrap_or(Duration::ZERO);
-    Ok(Token { text: status.token, renew_at: now + life.mul_f64(0.8), expires })
+    Ok(Token { text, renew_at: now + life.mul_f64(0.8), expires })
 }

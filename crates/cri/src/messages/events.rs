@@ -35,11 +35,44 @@ pub struct SubscribeRequest {
     pub filters: Vec<String>,
 }
 
-/// containerd's `events.v1.Envelope`; the event itself is not read, only that it happened and where.
+/// containerd's `events.v1.Envelope`.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct Envelope {
     #[prost(string, tag = "2")]
     pub namespace: String,
     #[prost(string, tag = "3")]
     pub topic: String,
+    #[prost(message, optional, tag = "4")]
+    pub event: Option<AnyEvent>,
+}
+
+/// `google.protobuf.Any`.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct AnyEvent {
+    #[prost(string, tag = "1")]
+    pub type_url: String,
+    #[prost(bytes = "vec", tag = "2")]
+    pub value: Vec<u8>,
+}
+
+/// containerd's `events.TaskExit`, in short. `id` differs from `container_id` for what was run beside the container's
+/// own process.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct TaskExit {
+    #[prost(string, tag = "1")]
+    pub container_id: String,
+    #[prost(string, tag = "2")]
+    pub id: String,
+}
+
+impl Envelope {
+    /// The container whose own process ended, if that is what happened.
+    #[must_use]
+    pub fn ended(&self) -> Option<String> {
+        if self.topic != "/tasks/exit" {
+            return None;
+        }
+        let exit = <TaskExit as prost::Message>::decode(self.event.as_ref()?.value.as_slice()).ok()?;
+        (exit.id.is_empty() || exit.id == exit.container_id).then_some(exit.container_id)
+    }
 }

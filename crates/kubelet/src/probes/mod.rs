@@ -12,7 +12,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use tokio::net::TcpStream;
 
 pub(crate) use http::{HttpTarget, http};
-pub(crate) use run::{Judge, Prober, Verdict};
+pub(crate) use run::{Prober, Verdict};
 
 use crate::runtime::Runtime;
 
@@ -22,6 +22,8 @@ pub(crate) enum Outcome {
     Success,
     /// In words, for the event.
     Failure(String),
+    /// It could not be carried out, which says nothing about the container.
+    Unknown(String),
 }
 
 /// What a probe is carried out on.
@@ -68,7 +70,7 @@ async fn command(runtime: &dyn Runtime, target: &Target, cmd: Vec<String>, secon
         Err(cri::Error::Deadline(_)) => {
             Outcome::Failure(format!("command timed out: \"{}\" timed out after {seconds}s", cmd.join(" ")))
         }
-        Err(error) => Outcome::Failure(error.to_string()),
+        Err(error) => Outcome::Unknown(error.to_string()),
     }
 }
 

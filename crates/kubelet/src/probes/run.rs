@@ -78,12 +78,16 @@ impl Prober {
             sleep_until(next).await;
             next = Instant::now() + period;
             let outcome = probe(runtime, &self.container, &self.spec, &self.target).await;
-            let verdict = judge.take(outcome == Outcome::Success);
-            let news = verdict.filter(|verdict| told != Some(*verdict));
-            let words = match outcome {
-                Outcome::Success => None,
-                Outcome::Failure(words) => Some(words),
+            let (success, words) = match outcome {
+                Outcome::Success => (true, None),
+                Outcome::Failure(words) => (false, Some(words)),
+                Outcome::Unknown(error) => {
+                    tracing::debug!(container = self.container.name, %error, "a probe was not carried out");
+                    continue;
+                }
             };
+            let verdict = judge.take(success);
+            let news = verdict.filter(|verdict| told != Some(*verdict));
             if news.is_some() {
                 told = news;
             }

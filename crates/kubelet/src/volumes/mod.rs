@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, ProjectedVolumeSource, Volume, VolumeProjection};
 
-pub(crate) use mounts::{container_mounts, termination_file};
+pub(crate) use mounts::container_mounts;
 
 use self::payload::{Files, Style};
 use crate::lifecycle::uid;

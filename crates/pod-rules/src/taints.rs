@@ -16,9 +16,10 @@ pub fn tolerations(pod: &Pod) -> &[Toleration] {
 
 /// Whether one toleration covers one taint. An empty key or effect covers all of them.
 pub fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
-    let text = |field: &Option<String>| field.as_deref().unwrap_or("").to_owned();
-    let (effect, key) = (text(&toleration.effect), text(&toleration.key));
-    if !(effect.is_empty() || effect == taint.effect) || !(key.is_empty() || key == taint.key) {
+    let covers = |wanted: &Option<String>, found: &str| {
+        wanted.as_deref().is_none_or(|wanted| wanted.is_empty() || wanted == found)
+    };
+    if !covers(&toleration.effect, &taint.effect) || !covers(&toleration.key, &taint.key) {
         return false;
     }
     let (wanted, found) = (toleration.value.as_deref().unwrap_or(""), taint.value.as_deref().unwrap_or(""));

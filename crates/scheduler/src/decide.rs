@@ -1,0 +1,91 @@
+//! One decision: the best nodes for a pod, or why there is none. Every node is looked at, and of each that said no the first
+//! filter that did so is kept.
+//!
+//! Deliberately absent: preemption. Where pods of lower priority are in the way, nothing is said about it.
+
+use std::collections::BTreeMap;
+
+use crate::columns::Columns;
+use crate::demand::Demand;
+use crate::filter::{Reject, first_reject};
+use crate::score;
+
+/// Where a pod goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// To one of these slots, which are equally good.
+    Assign(Vec<usize>),
+    /// Nowhere.
+    Refuse(Refusal),
+}
+
+/// Why a pod goes nowhere.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Refusal {
+    /// Slot of every node, and the first filter that said no there.
+    pub nodes: Vec<(usize, Reject)>,
+}
+
+/// Decides about a pod.
+pub fn decide(columns: &Columns, demand: &Demand) -> Decision {
+    let mut feasible = Vec::new();
+    let mut nodes = Vec::new();
+    for slot in (0..columns.slots()).filter(|slot| columns.node(*slot).is_some()) {
+        match first_reject(columns, slot, demand) {
+            None => feasible.push(slot),
+            Some(reject) => nodes.push((slot, reject)),
+        }
+    }
+    if feasible.is_empty() {
+        return Decision::Refuse(Refusal { nodes });
+    }
+    Decision::Assign(score::best(columns, demand, &feasible))
+}
+
+impl Refusal {
+    /// What the event and the condition say.
+    pub fn message(&self, columns: &Columns, demand: &Demand) -> String {
+        if self.nodes.is_empty() {
+            return "no nodes available to schedule pods".to_owned();
+        }
+        let reasons = self.nodes.iter().flat_map(|(_, reject)| reject.reasons(demand));
+        let filters = histogram(reasons.map(std::borrow::Cow::into_owned));
+        let total = self.nodes.len();
+        let mut message = format!("0/{total} nodes are available: {filters}.");
+        if let Some(preemption) = self.preemption(columns, demand) {
+            message.push_str(" no new claims to deallocate, preemption: ");
+            message.push_str(&preemption);
+        }
+        message
+    }
+
+    /// What upstream says of preemption where it would do nothing either; `None` where it might.
+    fn preemption(&self, columns: &Columns, demand: &Demand) -> Option<String> {
+        let policy = demand.pod.spec.as_ref().and_then(|spec| spec.preemption_policy.as_deref());
+        if policy == Some("Never") {
+            return Some("not eligible due to preemptionPolicy=Never.".to_owned());
+        }
+        let mut outcomes = Vec::new();
+        for (slot, reject) in &self.nodes {
+            if !reject.depends_on_pods() {
+                outcomes.push("Preemption is not helpful for scheduling".to_owned());
+            } else if columns.lowest_priority(*slot).is_some_and(|lowest| lowest < demand.usage.priority) {
+                return None;
+            } else {
+                outcomes.push("No preemption victims found for incoming pod".to_owned());
+            }
+        }
+        Some(format!("0/{} nodes are available: {}.", self.nodes.len(), histogram(outcomes)))
+    }
+}
+
+/// How often each text occurs, as upstream lists it: sorted with the number in front, as text.
+fn histogram(texts: impl IntoIterator<Item = String>) -> String {
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    for text in texts {
+        *counts.entry(text).or_default() += 1;
+    }
+    let mut lines: Vec<String> = counts.into_iter().map(|(text, count)| format!("{count} {text}")).collect();
+    lines.sort();
+    lines.join(", ")
+}

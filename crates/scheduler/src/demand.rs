@@ -1,0 +1,93 @@
+//! What one pod asks of a node, worked out once when the pod is seen and not again for every node.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Pod;
+use pod_rules::ports::{HostPort, host_ports};
+use pod_rules::resources::{self, Resources};
+use pod_rules::{affinity, taints};
+
+/// What a pod takes from the node that it is on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// What it asks for.
+    pub requests: Resources,
+    /// CPU in thousandths that it counts as in comparisons; never nothing.
+    pub counted_cpu: i64,
+    /// Memory in bytes that it counts as in comparisons; never nothing.
+    pub counted_memory: i64,
+    /// Ports of the node.
+    pub ports: Vec<HostPort>,
+    /// UID of its controller: pods of one controller are spread over nodes.
+    pub owner: Option<String>,
+    /// Priority.
+    pub priority: i32,
+}
+
+impl Usage {
+    /// What a pod takes.
+    pub fn of(pod: &Pod) -> Usage {
+        let counted = resources::nonzero_requests(pod);
+        let owners = pod.metadata.owner_references.as_deref().unwrap_or_default();
+        let controller = owners.iter().find(|owner| owner.controller == Some(true));
+        Usage {
+            requests: resources::requests(pod),
+            counted_cpu: counted.milli_cpu,
+            counted_memory: counted.memory,
+            ports: host_ports(pod),
+            owner: controller.map(|owner| owner.uid.clone()),
+            priority: pod.spec.as_ref().and_then(|spec| spec.priority).unwrap_or(0),
+        }
+    }
+}
+
+/// A pod that needs a node.
+#[derive(Clone, Debug)]
+pub struct Demand {
+    /// The pod as it was last seen.
+    pub pod: Arc<Pod>,
+    /// What it will take.
+    pub usage: Usage,
+    /// The only nodes that can match, if the pod names them.
+    pub named: Option<Vec<String>>,
+    /// Whether it says which nodes it may run on.
+    pub selective: bool,
+    /// Whether it has preferences among nodes.
+    pub preferring: bool,
+}
+
+impl Demand {
+    /// What a pod asks for.
+    pub fn of(pod: Arc<Pod>) -> Demand {
+        let named = affinity::named_nodes(&pod);
+        let named = named.map(|names| names.into_iter().map(str::to_owned).collect());
+        let spec = pod.spec.as_ref();
+        let selective = spec.is_some_and(|spec| {
+            spec.node_selector.as_ref().is_some_and(|selector| !selector.is_empty())
+                || spec.affinity.as_ref().is_some_and(|affinity| affinity.node_affinity.is_some())
+        });
+        let preferring = affinity::has_preference(&pod);
+        Demand { usage: Usage::of(&pod), named, selective, preferring, pod }
+    }
+
+    /// The pod's UID.
+    pub fn uid(&self) -> &str {
+        self.pod.metadata.uid.as_deref().unwrap_or("")
+    }
+
+    /// Whether a later state of the pod asks for something else.
+    pub fn differs(&self, later: &Pod) -> bool {
+        self.pod.spec != later.spec || self.pod.metadata.labels != later.metadata.labels
+    }
+
+    /// How many soft taints of a node the pod does not tolerate.
+    pub fn soft_taints(&self, found: &[k8s_openapi::api::core::v1::Taint]) -> i64 {
+        let untolerated = found.iter().filter(|taint| {
+            taint.effect == taints::PREFER_NO_SCHEDULE
+                && !taints::tolerations(&self.pod)
+                    .iter()
+                    .any(|toleration| taints::tolerates(toleration, taint))
+        });
+        i64::try_from(untolerated.count()).unwrap_or(i64::MAX)
+    }
+}

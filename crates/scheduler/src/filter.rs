@@ -1,0 +1,141 @@
+//! Whether a pod can run on a node, and if not, why: the first filter that says no, in upstream's order and words.
+
+use std::borrow::Cow;
+
+use k8s_openapi::api::core::v1::Taint;
+use pod_rules::{affinity, ports, taints};
+
+use crate::columns::{Column, Columns};
+use crate::demand::Demand;
+
+/// The filter that said no.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reject {
+    /// The pod names its nodes, and this is not one of them.
+    NotNamed,
+    /// The node takes no new pods.
+    Unschedulable,
+    /// The node has a taint that the pod does not tolerate.
+    Taint,
+    /// Node selector or required node affinity.
+    Affinity,
+    /// A host port is taken.
+    Ports,
+    /// Something runs short.
+    Resources(Shortage),
+}
+
+/// What a node has too little of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Shortage {
+    /// Room for another pod.
+    pub pods: bool,
+    /// CPU.
+    pub cpu: bool,
+    /// Memory.
+    pub memory: bool,
+    /// Ephemeral storage.
+    pub ephemeral: bool,
+    /// Other resources, by their position among those that the pod asks for.
+    pub extended: Vec<usize>,
+    /// Whether more is asked for than the node would have without any pod.
+    pub hopeless: bool,
+}
+
+impl Reject {
+    /// Whether fewer pods on the node could change the answer.
+    pub fn depends_on_pods(&self) -> bool {
+        match self {
+            Reject::Ports => true,
+            Reject::Resources(shortage) => !shortage.hopeless,
+            Reject::NotNamed | Reject::Unschedulable | Reject::Taint | Reject::Affinity => false,
+        }
+    }
+
+    /// Upstream's words; several if several resources run short.
+    pub fn reasons<'a>(&self, demand: &'a Demand) -> Vec<Cow<'a, str>> {
+        let text = match self {
+            Reject::NotNamed => "node(s) didn't satisfy plugin(s) [NodeAffinity]",
+            Reject::Unschedulable => "node(s) were unschedulable",
+            Reject::Taint => "node(s) had untolerated taint(s)",
+            Reject::Affinity => "node(s) didn't match Pod's node affinity/selector",
+            Reject::Ports => "node(s) didn't have free ports for the requested pod ports",
+            Reject::Resources(shortage) => return shortage.reasons(demand),
+        };
+        vec![Cow::Borrowed(text)]
+    }
+}
+
+impl Shortage {
+    fn reasons<'a>(&self, demand: &'a Demand) -> Vec<Cow<'a, str>> {
+        let fixed = [
+            (self.pods, "Too many pods"),
+            (self.cpu, "Insufficient cpu"),
+            (self.memory, "Insufficient memory"),
+            (self.ephemeral, "Insufficient ephemeral-storage"),
+        ];
+        let fixed = fixed.into_iter().filter(|(short, _)| *short).map(|(_, text)| Cow::Borrowed(text));
+        let names = demand.usage.requests.extended.keys().enumerate();
+        let others = names.filter(|(position, _)| self.extended.contains(position));
+        fixed.chain(others.map(|(_, name)| Cow::Owned(format!("Insufficient {name}")))).collect()
+    }
+
+    fn any(&self) -> bool {
+        self.pods || self.cpu || self.memory || self.ephemeral || !self.extended.is_empty()
+    }
+}
+
+/// The first filter that says no to the pod on the node in this slot; `None` if it can run there. The node must be there.
+pub fn first_reject(columns: &Columns, slot: usize, demand: &Demand) -> Option<Reject> {
+    let node = columns.node(slot)?;
+    if demand.named.as_ref().is_some_and(|names| !names.iter().any(|name| name == columns.name(slot))) {
+        return Some(Reject::NotNamed);
+    }
+    let hard = [taints::NO_SCHEDULE, taints::NO_EXECUTE];
+    if node.spec.as_ref().is_some_and(|spec| spec.unschedulable == Some(true)) && !tolerates_cordon(demand) {
+        return Some(Reject::Unschedulable);
+    }
+    let found = columns.taints(slot);
+    if !found.is_empty() && taints::untolerated(&demand.pod, found, &hard).is_some() {
+        return Some(Reject::Taint);
+    }
+    if demand.selective && !affinity::matches_required(&demand.pod, node) {
+        return Some(Reject::Affinity);
+    }
+    if !demand.usage.ports.is_empty() && ports::conflict(&demand.usage.ports, columns.ports(slot)) {
+        return Some(Reject::Ports);
+    }
+    let shortage = shortage(columns, slot, demand);
+    shortage.any().then_some(Reject::Resources(shortage))
+}
+
+/// Pods that tolerate the taint of an unschedulable node may run on one (those of daemon sets do).
+fn tolerates_cordon(demand: &Demand) -> bool {
+    let taint = Taint {
+        key: "node.kubernetes.io/unschedulable".to_owned(),
+        effect: taints::NO_SCHEDULE.to_owned(),
+        ..Taint::default()
+    };
+    taints::untolerated(&demand.pod, std::slice::from_ref(&taint), &[taints::NO_SCHEDULE]).is_none()
+}
+
+fn shortage(columns: &Columns, slot: usize, demand: &Demand) -> Shortage {
+    let mut shortage = Shortage { pods: columns.pod_count.free(slot) < 1, ..Shortage::default() };
+    let requests = &demand.usage.requests;
+    let mut lacks = |column: Option<&Column>, amount: i64| {
+        let (free, all) = column.map_or((0, 0), |column| (column.free(slot), column.allocatable[slot]));
+        let short = amount > 0 && amount > free;
+        shortage.hopeless |= short && amount > all;
+        short
+    };
+    let cpu = lacks(Some(&columns.cpu), requests.milli_cpu);
+    let memory = lacks(Some(&columns.memory), requests.memory);
+    let ephemeral = lacks(Some(&columns.ephemeral), requests.ephemeral_storage);
+    let mut extended = Vec::new();
+    for (position, (name, amount)) in requests.extended.iter().enumerate() {
+        if lacks(columns.extended.get(name), *amount) {
+            extended.push(position);
+        }
+    }
+    Shortage { cpu, memory, ephemeral, extended, ..shortage }
+}

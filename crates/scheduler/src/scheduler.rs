@@ -1,0 +1,261 @@
+//! The scheduler's state, and what follows from what it sees: pure, but for the numbers that break ties. It says what to do;
+//! [`crate::run`] does it and tells how that went.
+//!
+//! A pod is assumed to be on its node from the decision on, so that the next decision knows of it. A view of the pod
+//! that does not show the assignment yet is older than our own write and changes nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use component::ObjectKey;
+use k8s_openapi::api::core::v1::{Node, Pod, PodCondition};
+use pod_rules::status;
+use tokio::time::Instant;
+
+use crate::columns::{Columns, Placement};
+use crate::decide::{Decision, decide};
+use crate::demand::{Demand, Usage};
+use crate::filter::first_reject;
+use crate::queue::Queue;
+
+/// The name by which pods ask for this scheduler.
+pub const NAME: &str = "default-scheduler";
+
+/// What to do next.
+#[derive(Clone, Debug)]
+pub enum Action {
+    /// Bind the pod, then tell [`Scheduler::bound`] or [`Scheduler::bind_failed`].
+    Bind {
+        /// The pod.
+        key: ObjectKey,
+        /// As it was when this was decided.
+        demand: Arc<Demand>,
+        /// Name of the node.
+        node: String,
+    },
+    /// Say that the pod was refused.
+    Report(Report),
+}
+
+/// That a pod has no node, and why.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The pod.
+    pub key: ObjectKey,
+    /// As it was when this was decided.
+    pub demand: Arc<Demand>,
+    /// Reason of the condition.
+    pub reason: &'static str,
+    /// Message of the event and the condition.
+    pub message: String,
+    /// The condition to write, unless it is there already. The outcome goes to [`Scheduler::reported`].
+    pub write: Option<Write>,
+}
+
+/// A condition is only written over the state of the pod that it was decided on.
+#[derive(Clone, Debug)]
+pub struct Write {
+    /// The resourceVersion that must still be there.
+    pub version: Option<String>,
+    /// The condition as it is now.
+    pub before: Option<PodCondition>,
+}
+
+/// How the writing of a condition went.
+#[derive(Clone, Debug)]
+pub enum Reported {
+    /// It is there, with this resourceVersion of the pod.
+    Written(PodCondition, Option<String>),
+    /// It was not written: look again.
+    Failed,
+}
+
+/// What was last written about a pod that waits.
+#[derive(Debug)]
+struct Written {
+    uid: String,
+    version: Option<String>,
+    condition: PodCondition,
+}
+
+/// Nodes, pods on them, and pods that wait.
+#[derive(Debug, Default)]
+pub struct Scheduler {
+    columns: Columns,
+    queue: Queue,
+    /// Slots whose node could take more than before.
+    improved: BTreeSet<usize>,
+    written: BTreeMap<ObjectKey, Written>,
+}
+
+impl Scheduler {
+    /// The nodes.
+    pub fn columns(&self) -> &Columns {
+        &self.columns
+    }
+
+    /// The pods that wait.
+    pub fn queue(&self) -> &Queue {
+        &self.queue
+    }
+
+    /// A node came, changed or went.
+    pub fn node_changed(&mut self, name: &str, node: Option<Arc<Node>>) {
+        match node {
+            Some(node) => self.improved.extend(self.columns.set_node(name, node)),
+            None => self.columns.remove_node(name),
+        }
+    }
+
+    /// A pod came, changed or went.
+    pub fn pod_changed(&mut self, key: &ObjectKey, pod: Option<Arc<Pod>>, now: Instant) {
+        let Some(pod) = pod.filter(|pod| !status::is_terminal(pod)) else {
+            self.leave_node(key);
+            self.leave_queue(key);
+            return;
+        };
+        let uid = pod.metadata.uid.as_deref().unwrap_or("");
+        let node = status::node_name(&pod);
+        if !node.is_empty() {
+            self.leave_queue(key);
+            let left = self.columns.place(key, uid, node, Usage::of(&pod), false);
+            self.improved.extend(left);
+            return;
+        }
+        match self.columns.placement(key) {
+            Some(Placement { uid: known, assumed: true }) if known == uid => return,
+            Some(_) => self.leave_node(key),
+            None => {}
+        }
+        if is_ours(&pod) {
+            self.queue.offer(key.clone(), Arc::new(Demand::of(pod)), now);
+        } else {
+            self.leave_queue(key);
+        }
+    }
+
+    fn leave_node(&mut self, key: &ObjectKey) {
+        let left = self.columns.remove_pod(key);
+        self.improved.extend(left);
+    }
+
+    fn leave_queue(&mut self, key: &ObjectKey) {
+        self.queue.remove(key);
+        self.written.remove(key);
+    }
+
+    /// Pods that what was seen since the last time helps, or whose time has come, become active.
+    pub fn wake(&mut self, now: Instant) {
+        let improved = std::mem::take(&mut self.improved);
+        let slots: Vec<usize> =
+            improved.into_iter().filter(|slot| self.columns.node(*slot).is_some()).collect();
+        if !slots.is_empty() {
+            let columns = &self.columns;
+            self.queue
+                .wake(now, |demand| slots.iter().any(|slot| first_reject(columns, *slot, demand).is_none()));
+        }
+        self.queue.promote(now);
+    }
+
+    /// When [`Scheduler::wake`] has something to do although nothing happened.
+    pub fn next_due(&self) -> Option<Instant> {
+        self.queue.next_due()
+    }
+
+    /// Decides about the next pod. `pick` chooses one of so many.
+    pub fn next(&mut self, now: Instant, pick: impl FnOnce(usize) -> usize) -> Option<Action> {
+        let (key, demand) = self.queue.take(now)?;
+        match decide(&self.columns, &demand) {
+            Decision::Assign(best) => {
+                let node = self.columns.name(best[pick(best.len()).min(best.len() - 1)]).to_owned();
+                let left = self.columns.place(&key, demand.uid(), &node, demand.usage.clone(), true);
+                self.improved.extend(left);
+                Some(Action::Bind { key, demand, node })
+            }
+            Decision::Refuse(refusal) => {
+                let message = refusal.message(&self.columns, &demand);
+                let report = self.report(key, demand, "Unschedulable", message);
+                if report.write.is_none() {
+                    self.queue.refused(&report.key, now);
+                }
+                Some(Action::Report(report))
+            }
+        }
+    }
+
+    fn report(&self, key: ObjectKey, demand: Arc<Demand>, reason: &'static str, message: String) -> Report {
+        let number =
+            |version: &Option<String>| version.as_deref().and_then(|version| version.parse::<u64>().ok());
+        let seen = &demand.pod.metadata.resource_version;
+        let newer = self
+            .written
+            .get(&key)
+            .filter(|written| written.uid == demand.uid() && number(&written.version) > number(seen));
+        let (version, before) = match newer {
+            Some(written) => (written.version.clone(), Some(written.condition.clone())),
+            None => (seen.clone(), status::condition(&demand.pod, "PodScheduled").cloned()),
+        };
+        let same = before.as_ref().is_some_and(|before| {
+            before.status == "False"
+                && before.reason.as_deref() == Some(reason)
+                && before.message.as_deref() == Some(&message)
+        });
+        let write = (!same).then_some(Write { version, before });
+        Report { key, demand, reason, message, write }
+    }
+
+    /// The API bound the pod: its view will show that.
+    pub fn bound(&mut self, key: &ObjectKey, uid: &str) {
+        if self.queue.demand(key).is_some_and(|demand| demand.uid() == uid) {
+            self.leave_queue(key);
+        }
+    }
+
+    /// The API did not bind the pod, or did not say so. It is forgotten where it was assumed to be, and tried again later. With
+    /// `why` there is something to report.
+    pub fn bind_failed(
+        &mut self,
+        key: &ObjectKey,
+        uid: &str,
+        why: Option<String>,
+        now: Instant,
+    ) -> Option<Report> {
+        if self.columns.placement(key) == Some(Placement { uid, assumed: true }) {
+            self.leave_node(key);
+        }
+        let demand = self.queue.demand(key).filter(|demand| demand.uid() == uid)?.clone();
+        let report = why.map(|why| self.report(key.clone(), demand, "SchedulerError", why));
+        if report.as_ref().is_none_or(|report| report.write.is_none()) {
+            self.queue.failed(key, now);
+        }
+        report
+    }
+
+    /// A condition was written, or not. A refused pod then waits for what helps it; all else is tried again.
+    pub fn reported(&mut self, report: &Report, outcome: Reported, now: Instant) {
+        let key = &report.key;
+        let uid = report.demand.uid();
+        if self.queue.demand(key).is_none_or(|demand| demand.uid() != uid) {
+            return;
+        }
+        match outcome {
+            Reported::Written(condition, version) => {
+                self.written.insert(key.clone(), Written { uid: uid.to_owned(), version, condition });
+                if report.reason == "Unschedulable" {
+                    self.queue.refused(key, now);
+                } else {
+                    self.queue.failed(key, now);
+                }
+            }
+            Reported::Failed => self.queue.failed(key, now),
+        }
+    }
+}
+
+/// Whether an unassigned pod waits for this scheduler.
+fn is_ours(pod: &Pod) -> bool {
+    let Some(spec) = &pod.spec else { return false };
+    let scheduler = spec.scheduler_name.as_deref().unwrap_or("");
+    let gated = spec.scheduling_gates.as_ref().is_some_and(|gates| !gates.is_empty());
+    matches!(scheduler, "" | NAME) && !gated && !status::is_deleting(pod)
+}

@@ -222,7 +222,7 @@ mod tests {
     fn a_directory_has_one_holder_and_is_free_after_it() {
         let folder = tempfile::tempdir().expect("a folder");
         let disk = FileDisk::new(folder.path().join("a/b")).expect("made");
-        let lock = disk.lock().ok().expect("free");
+        let lock = disk.lock().expect("free");
         match disk.lock() {
             Err(LockError::Held(holder)) => assert_eq!(holder, format!(" (process {})", std::process::id())),
             _ => panic!("taken twice"),

@@ -29,7 +29,7 @@ pub struct EmbeddedStore {
 
 enum Changes {
     Thread(WriterThread),
-    Inline(Mutex<Option<Writer>>),
+    Inline(Box<Mutex<Option<Writer>>>),
 }
 
 impl EmbeddedStore {
@@ -54,7 +54,7 @@ impl EmbeddedStore {
         writer.resume(report.snapshot, snapshot_bytes);
         let changes = match mode {
             options::Writer::Thread => Changes::Thread(WriterThread::start(writer)?),
-            options::Writer::Inline => Changes::Inline(Mutex::new(Some(writer))),
+            options::Writer::Inline => Changes::Inline(Box::new(Mutex::new(Some(writer)))),
         };
         Ok(EmbeddedStore { shared, recovery: report, changes })
     }

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::cipher::Cipher;
-use crate::disk::Disk;
+use crate::disk::{Disk, DiskFile};
 use crate::frame::{self, FileHeader, FileKind, FrameBuffer, Read, SECTOR};
 use crate::index::{FIRST, Index};
 use crate::log::{Active, Closed, Log};
@@ -68,26 +68,19 @@ pub(crate) fn recover(
 
     let mut replay = Replay { disk: &**disk, cipher, index: &mut index, next: 0, replayed: 0, torn: None };
     let mut closed = VecDeque::new();
-    let mut active = None;
+    let mut last = None;
     for (position, first) in segments.iter().enumerate() {
-        let (segment, salt, end) = replay.segment(*first, segments.get(position + 1).copied())?;
+        let segment = replay.segment(*first, segments.get(position + 1).copied())?;
         if position + 1 < segments.len() {
-            closed.push_back(Closed { first: *first, bytes: end });
+            closed.push_back(Closed { first: *first, bytes: segment.bytes.len() as u64 });
         } else {
-            active = Some(Active {
-                name: layout::segment(*first),
-                first: *first,
-                salt,
-                file: segment,
-                end,
-                allocated: end,
-            });
+            last = Some((*first, segment));
         }
     }
     let Replay { replayed, torn, .. } = replay;
 
-    let active = match active {
-        Some(active) => settle(&**disk, active)?,
+    let active = match last {
+        Some((first, segment)) => settle(&**disk, layout::segment(first), first, segment)?,
         None => Active::create(&**disk, cipher.random(), FIRST + 1)?,
     };
     let mut leftovers = listing.temporary;
@@ -142,13 +135,48 @@ fn check_beginning(
     }
 }
 
-/// Cuts the last segment after its last frame, and syncs what was read: it may so far only be in the page cache
-/// of a machine whose process was killed, and it is about to be shown to clients.
-fn settle(disk: &dyn Disk, mut active: Active) -> Result<Active, StoreError> {
-    let path = disk.describe(&active.name);
-    active.file.set_len(active.end).map_err(|error| StoreError::io(format!("truncating {path}"), error))?;
-    layout::sync(disk, &mut *active.file, &active.name)?;
-    Ok(active)
+/// Cuts the last segment after its last frame and makes sure that what was read is durable, since it is about to be
+/// shown to clients: after a crash of the process alone, it may so far only be in the system's memory.
+fn settle(disk: &dyn Disk, name: String, first: Revision, segment: Segment) -> Result<Active, StoreError> {
+    let Segment { mut file, salt, bytes, doubtful } = segment;
+    let end = bytes.len() as u64;
+    if doubtful {
+        match rewrite(disk, &name, &bytes) {
+            Ok(file) => return Ok(Active { name, first, salt, file, end, allocated: end }),
+            Err(error @ StoreError::DiskFull(_)) => {
+                tracing::warn!(%error, "syncing the end of the log in place")
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    let path = disk.describe(&name);
+    file.set_len(end).map_err(|error| StoreError::io(format!("truncating {path}"), error))?;
+    layout::sync(disk, &mut *file, &name)?;
+    Ok(Active { name, first, salt, file, end, allocated: end })
+}
+
+/// Writes a file anew. Syncing the old one would not do if a sync of its end has failed before: the system then
+/// shows what it could not write as if it were written, and the next sync succeeds without trying again.
+fn rewrite(disk: &dyn Disk, name: &str, bytes: &[u8]) -> Result<Box<dyn DiskFile>, StoreError> {
+    let temporary = layout::temporary(name);
+    let doing = || format!("writing {}", disk.describe(&temporary));
+    let mut file = disk.create(&temporary).map_err(|error| layout::failed(doing(), error))?;
+    if let Err(error) = file.write_all_at(bytes, 0) {
+        let error = layout::failed(doing(), error);
+        layout::remove(disk, &[temporary])?;
+        return Err(error);
+    }
+    layout::publish(disk, file, name)
+}
+
+/// A segment that was read.
+struct Segment {
+    file: Box<dyn DiskFile>,
+    salt: u32,
+    /// Up to the end of the last frame.
+    bytes: Vec<u8>,
+    /// Nothing shows that the last transactions were ever synced: no later frame, not even a part of one.
+    doubtful: bool,
 }
 
 struct Replay<'a> {
@@ -160,8 +188,6 @@ struct Replay<'a> {
     replayed: u64,
     torn: Option<TornTail>,
 }
-
-type Segment = (Box<dyn crate::disk::DiskFile>, u32, u64);
 
 impl Replay<'_> {
     /// Applies a segment. `successor` is where the next one begins; the last segment has none and may be torn.
@@ -178,10 +204,12 @@ impl Replay<'_> {
 
         self.next = first;
         let mut at = SECTOR;
+        let mut doubtful = false;
         loop {
             match frame::read(&bytes, at, header.salt) {
                 Read::Frame(frame) => {
                     self.frame(&frame).map_err(|error| error.locate(&path, at))?;
+                    doubtful = frame.count > 0;
                     at = frame.next;
                 }
                 Read::End => {
@@ -195,11 +223,13 @@ impl Replay<'_> {
                 }
                 Read::Bad(what) => {
                     self.tail(&bytes, at, header.salt, &path, what)?;
+                    doubtful = false;
                     break;
                 }
             }
         }
-        Ok((file, header.salt, at as u64))
+        bytes.truncate(at);
+        Ok(Segment { file, salt: header.salt, bytes, doubtful })
     }
 
     fn complete(

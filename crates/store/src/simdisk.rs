@@ -66,6 +66,8 @@ struct Contents {
     durable: Vec<u8>,
     /// Sectors in which the two may differ.
     dirty: BTreeSet<usize>,
+    /// Sectors that a failed sync left behind. As on Linux, a later sync does not write them but succeeds.
+    forgotten: BTreeSet<usize>,
 }
 
 impl SimDisk {
@@ -79,7 +81,7 @@ impl SimDisk {
         let mut state = State::empty(Chance(seed));
         for (name, bytes) in files {
             let id =
-                state.new_file(Contents { current: bytes.clone(), durable: bytes, dirty: BTreeSet::new() });
+                state.new_file(Contents { current: bytes.clone(), durable: bytes, ..Contents::default() });
             state.names.insert(name, id);
         }
         state.durable_names = state.names.clone();
@@ -278,13 +280,24 @@ impl Contents {
             self.resize(end);
         }
         self.current[offset..end].copy_from_slice(bytes);
-        self.dirty.extend(offset / SECTOR..=(end - 1) / SECTOR);
+        self.touch(offset / SECTOR..(end - 1) / SECTOR + 1);
     }
 
     fn resize(&mut self, length: usize) {
         let touched = self.current.len().min(length)..self.current.len().max(length);
         self.current.resize(length, 0);
-        self.dirty.extend(touched.start / SECTOR..touched.end.div_ceil(SECTOR));
+        self.touch(touched.start / SECTOR..touched.end.div_ceil(SECTOR));
+    }
+
+    fn touch(&mut self, sectors: std::ops::Range<usize>) {
+        for sector in sectors {
+            self.forgotten.remove(&sector);
+            self.dirty.insert(sector);
+        }
+    }
+
+    fn fail_to_sync(&mut self) {
+        self.forgotten.append(&mut self.dirty);
     }
 
     fn sync(&mut self) {
@@ -302,7 +315,7 @@ impl Contents {
         bytes.resize(lengths[usize::from(chance.below(2) == 0)], 0);
         // Now and then nothing of a file got through, or all of it.
         let mood = chance.below(4);
-        for sector in &self.dirty {
+        for sector in self.dirty.union(&self.forgotten) {
             let range = sector_range(*sector, bytes.len().min(self.current.len()));
             let fate = match mood {
                 0 => 0,
@@ -453,9 +466,14 @@ impl DiskFile for SimFile {
 
     fn sync(&mut self) -> io::Result<()> {
         let mut state = self.disk.state();
-        state.step(Operation::Sync)?;
-        state.contents(self.id).sync();
-        Ok(())
+        let stepped = state.step(Operation::Sync);
+        let contents = state.contents(self.id);
+        if stepped.is_ok() {
+            contents.sync()
+        } else {
+            contents.fail_to_sync()
+        }
+        stepped
     }
 }
 

@@ -102,11 +102,8 @@ fn zeroed_sectors_cut_files_and_missing_segments_are_named_or_harmless() {
         }
     }
     // What ends the newest segment looks like a write that never finished; everything before is known to be complete.
-    let (newest, older): (Vec<_>, Vec<_>) = {
-        let last = files.keys().filter(|name| name.ends_with(".log")).next_back().expect("a segment").clone();
-        files.keys().cloned().partition(|name| *name == last)
-    };
-    for name in &older {
+    let newest = files.keys().rfind(|name| name.ends_with(".log")).expect("a segment");
+    for name in files.keys().filter(|name| *name != newest) {
         for length in (0..files[name].len()).step_by(100) {
             let mut damaged = files.clone();
             damaged.get_mut(name).expect("there").truncate(length);
@@ -116,7 +113,6 @@ fn zeroed_sectors_cut_files_and_missing_segments_are_named_or_harmless() {
         damaged.remove(name);
         check(damaged, format!("{name} removed"));
     }
-    assert_eq!(newest.len(), 1);
 }
 
 #[test]

@@ -52,6 +52,8 @@ fn a_store_opens_on_a_full_disk() {
         disk.set_capacity(Some(disk.used()));
         let store = open(&disk, small(1)).expect("opened although full");
         assert_eq!(all(&store).await[0].value, "1");
+        let store = open(&disk.kill(), small(1)).expect("opened although full and not closed");
+        assert_eq!(all(&store).await[0].value, "1");
     });
 }
 
@@ -90,6 +92,28 @@ fn a_failed_sync_is_final() {
             assert!(matches!(&all(&store).await[0].value[..], b"1" | b"2"));
         });
     }
+}
+
+#[test]
+fn what_a_failed_sync_left_in_memory_is_shown_only_once_it_is_durable() {
+    let mut shown = [0; 2];
+    for seed in 0..200 {
+        run(async {
+            let disk = SimDisk::new(seed);
+            let store = open(&disk, small(1)).expect("opened");
+            put(&store, "/a", "1").await.expect("put");
+            disk.fail_next(Operation::Sync, ErrorKind::Other);
+            put(&store, "/a", "2").await.expect_err("not durable");
+            // The next process finds the record in the system's memory, where it looks as if it were on the disk.
+            let disk = disk.kill();
+            let store = open(&disk, small(1)).expect("opened");
+            let before = all(&store).await;
+            shown[usize::from(before[0].value == "2")] += 1;
+            let store = open(&disk.lose_power(), small(1)).expect("opened");
+            assert_eq!(all(&store).await, before, "seed {seed}");
+        });
+    }
+    assert!(shown[1] > 0, "the record was never found");
 }
 
 #[test]

@@ -12,7 +12,7 @@ use store::{EmbeddedStore, FileDisk, Options, Outcome, Retention, Store};
 
 use crate::ledger::{Ledger, WRITERS};
 use crate::power::txn;
-use crate::support::{Chance, all, run};
+use crate::support::{Chance, all, run, soak};
 
 const KILLS: u64 = 100;
 const FOLDER: &str = "SKIFF_STORE_TEST_FOLDER";
@@ -111,12 +111,13 @@ fn a_hundred_kills_under_eight_writers() {
     let mut ledger = Ledger::default();
     let mut chance = Chance::new(1);
     let (mut answers, mut torn) = (0, 0);
-    for seed in 0..KILLS {
+    let kills = KILLS * soak();
+    for seed in 0..kills {
         answers += listen_and_kill(start(&folder, seed), 1 + chance.below(300), &mut ledger);
         let store = open(&folder);
         torn += u64::from(store.recovery().torn.is_some());
         run(async { ledger.check(store.current_revision(), &all(&store).await) });
     }
     println!("{answers} answers, {torn} unfinished writes");
-    assert!(answers > 50 * KILLS, "hardly anything was written: {answers}");
+    assert!(answers > 50 * kills, "hardly anything was written: {answers}");
 }

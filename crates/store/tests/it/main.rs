@@ -5,6 +5,7 @@ mod damage;
 mod faults;
 mod kill;
 mod ledger;
+mod model;
 mod power;
 mod secrets;
 mod support;

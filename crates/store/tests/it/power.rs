@@ -8,7 +8,7 @@ use store::simdisk::SimDisk;
 use store::{EmbeddedStore, Encryption, EncryptionKey, Options, Outcome, Store, StoreError, Txn, Writer};
 
 use crate::ledger::{Attempt, Ledger, WRITERS};
-use crate::support::{Chance, all, open, run, small};
+use crate::support::{Chance, all, open, run, small, soak};
 
 const CHAINS: u64 = 50;
 const LOSSES: u64 = 20;
@@ -73,6 +73,11 @@ async fn write_until_the_power_goes(store: EmbeddedStore, ledger: &Rc<RefCell<Le
         .await;
 }
 
+async fn check(ledger: &RefCell<Ledger>, store: &EmbeddedStore) {
+    let items = all(store).await;
+    ledger.borrow_mut().check(store.current_revision(), &items);
+}
+
 /// Loses power again and again on one disk, while starting and while writing. Returns what is left on it.
 fn chain(seed: u64, mode: Writer) -> std::collections::BTreeMap<String, Vec<u8>> {
     let mut chance = Chance::new(seed);
@@ -84,7 +89,7 @@ fn chain(seed: u64, mode: Writer) -> std::collections::BTreeMap<String, Vec<u8>>
         }
         match open(&disk, options(seed * LOSSES + loss, mode)) {
             Ok(store) => run(async {
-                ledger.borrow_mut().check(store.current_revision(), &all(&store).await);
+                check(&ledger, &store).await;
                 disk.cut_power_after(chance.below(150));
                 write_until_the_power_goes(store, &ledger, &mut chance).await;
             }),
@@ -96,14 +101,14 @@ fn chain(seed: u64, mode: Writer) -> std::collections::BTreeMap<String, Vec<u8>>
             // Killed before: what is shown after the restart may so far only be in the system's memory.
             disk = disk.kill();
             let store = open(&disk, options(seed, mode)).expect("opened");
-            run(async { ledger.borrow_mut().check(store.current_revision(), &all(&store).await) });
+            run(async { check(&ledger, &store).await });
             disk = disk.lose_power();
         } else {
             disk = disk.lose_power();
         }
     }
     let store = open(&disk, options(seed, mode)).expect("opened");
-    run(async { ledger.borrow_mut().check(store.current_revision(), &all(&store).await) });
+    run(async { check(&ledger, &store).await });
     assert!(store.current_revision() > LOSSES, "hardly anything was written");
     drop(store);
     disk.files()
@@ -111,7 +116,7 @@ fn chain(seed: u64, mode: Writer) -> std::collections::BTreeMap<String, Vec<u8>>
 
 #[test]
 fn a_thousand_power_losses_under_eight_writers() {
-    for seed in 0..CHAINS {
+    for seed in 0..CHAINS * soak() {
         chain(seed, if seed % 2 == 0 { Writer::Thread } else { Writer::Inline });
     }
 }

@@ -41,6 +41,11 @@ pub fn run<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(future)
 }
 
+/// How many times as much to do: `SKIFF_SOAK`, as everywhere.
+pub fn soak() -> u64 {
+    std::env::var("SKIFF_SOAK").map_or(1, |factor| factor.parse().expect("SKIFF_SOAK is a number"))
+}
+
 /// Numbers that a seed decides.
 #[derive(Clone)]
 pub struct Chance(store::Random);

@@ -3,19 +3,28 @@
 //! It does not know any kind by name where the catalogue can say it, and no component reaches the store but
 //! through it. `managedFields` are not tracked yet: they are accepted and dropped, and server-side apply is refused.
 
+mod admission;
 pub mod allocation;
+mod authn;
+mod authz;
 pub mod bootstrap;
 pub mod catalog;
 pub mod config;
 mod discovery;
+pub mod gate;
 pub mod kubelets;
+pub mod limits;
 pub mod metrics;
+mod policy;
 pub mod proxy;
+mod references;
 mod registry;
 mod request;
+mod reviews;
 pub mod serve;
 mod server;
 mod table;
+pub mod tokens;
 pub mod types;
 pub mod watch;
 mod yaml;

@@ -1,0 +1,64 @@
+//! Authentication: client certificates, then tokens of service accounts; whoever shows neither is anonymous, and only
+//! where anonymous requests make sense. Headers by which a proxy would vouch for somebody are not looked at.
+
+mod bearer;
+mod certificate;
+mod impersonate;
+
+use std::sync::Arc;
+
+use api_machinery::clock::Clock;
+use api_machinery::status::ApiError;
+use http::header::AUTHORIZATION;
+use http::request::Parts;
+
+pub use self::bearer::{account_user, review, user_value};
+use crate::authz::Authorizer;
+use crate::tokens::Tokens;
+use crate::types::{Lookup, PeerCertificates, UserInfo};
+
+/// Everybody who is somebody.
+pub const AUTHENTICATED: &str = "system:authenticated";
+/// Everybody who is nobody.
+pub const UNAUTHENTICATED: &str = "system:unauthenticated";
+/// Nobody's name.
+pub const ANONYMOUS: &str = "system:anonymous";
+/// Where one may be nobody; what is allowed there is still for the authorizers to say.
+const ANONYMOUS_PATHS: [&str; 5] = ["/healthz", "/livez", "/readyz", "/version", "/version/"];
+
+/// What authentication works with.
+pub struct Authenticator {
+    /// Reads accounts, pods, secrets and nodes.
+    pub lookup: Arc<dyn Lookup>,
+    /// Checks signatures.
+    pub tokens: Arc<Tokens>,
+    /// The time.
+    pub clock: Clock,
+}
+
+impl Authenticator {
+    /// Who asks.
+    pub async fn authenticate(&self, request: &Parts, authorizer: &Authorizer) -> Result<UserInfo, ApiError> {
+        let user = self.identify(request).await?;
+        impersonate::apply(user, &request.headers, authorizer).await
+    }
+
+    async fn identify(&self, request: &Parts) -> Result<UserInfo, ApiError> {
+        if let Some(peer) = request.extensions.get::<PeerCertificates>()
+            && let Some(leaf) = peer.0.first()
+            && let Some(user) = certificate::user(leaf, self.clock.now())?
+        {
+            return Ok(user);
+        }
+        match bearer::token(request.headers.get(AUTHORIZATION)) {
+            Some(token) => bearer::user(self, token).await,
+            None if ANONYMOUS_PATHS.contains(&request.uri.path()) => {
+                Ok(UserInfo::new(ANONYMOUS, &[UNAUTHENTICATED]))
+            }
+            None => Err(ApiError::unauthorized()),
+        }
+    }
+}
+
+/// `extra` of every credential, by which a log can tell which one was used.
+const CREDENTIAL: &str = "authentication.kubernetes.io/credential-id";

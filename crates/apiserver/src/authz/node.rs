@@ -1,0 +1,237 @@
+//! The Node authorizer: a kubelet reads what the pods on its node refer to and writes what is its own.
+//!
+//! What is related to a node is found by looking at the pods of the object's namespace, at the moment of asking: there
+//! is no second copy of the cluster to keep. Secrets of persistent volumes are not followed, since no volume plugin here
+//! has any. Whether a write is about the node's own objects, where only the body tells, is admission's to say.
+
+use std::sync::Arc;
+
+use api_machinery::selector::FieldSelector;
+use api_machinery::status::ApiError;
+use serde_json::Value;
+
+use super::Verdict;
+use super::rules::Rule;
+use crate::policy;
+use crate::references;
+use crate::types::{Lookup, RequestInfo, UserInfo};
+
+/// The group of all nodes.
+pub const NODES: &str = "system:nodes";
+const PREFIX: &str = "system:node:";
+/// Where nodes renew their leases.
+pub const LEASES: &str = "kube-node-lease";
+
+/// The node that a user is: `None` if he is none, empty if it cannot be told which.
+pub fn identity(user: &UserInfo) -> Option<&str> {
+    let name = user.name.strip_prefix(PREFIX)?;
+    user.in_group(NODES).then_some(name)
+}
+
+/// The authorizer.
+pub struct NodeAuthorizer {
+    lookup: Arc<dyn Lookup>,
+    rules: Vec<Rule>,
+}
+
+fn no(reason: &str) -> Result<Verdict, ApiError> {
+    Ok(Verdict::NoOpinion(reason.to_owned()))
+}
+
+fn yes() -> Result<Verdict, ApiError> {
+    Ok(Verdict::Allow(String::new()))
+}
+
+impl NodeAuthorizer {
+    /// Reads pods and claims through `lookup`.
+    pub fn new(lookup: Arc<dyn Lookup>) -> NodeAuthorizer {
+        NodeAuthorizer { lookup, rules: policy::node_rules() }
+    }
+
+    /// Whether the user is a node that may do this.
+    pub async fn decide(&self, user: &UserInfo, info: &RequestInfo) -> Result<Verdict, ApiError> {
+        let Some(node) = identity(user) else { return no("") };
+        if node.is_empty() {
+            return no(&format!("unknown node for user {:?}", user.name));
+        }
+        if info.is_resource {
+            match (info.api_group.as_str(), info.resource.as_str()) {
+                ("", "secrets" | "configmaps") => return self.read(node, info).await,
+                ("", "persistentvolumeclaims") if info.subresource == "status" => {
+                    return self.claim_status(node, info).await;
+                }
+                ("", "persistentvolumeclaims" | "persistentvolumes")
+                | ("storage.k8s.io", "volumeattachments") => {
+                    return self.get(node, info).await;
+                }
+                ("", "serviceaccounts") => return self.create_token(node, info).await,
+                ("", "nodes") => return own_node(node, info),
+                ("", "pods") => return self.pods(node, info).await,
+                ("coordination.k8s.io", "leases") => return lease(node, info),
+                ("storage.k8s.io", "csinodes") => return csi_node(node, info),
+                _ => {}
+            }
+        }
+        if self.rules.iter().any(|rule| rule.allows(info)) { yes() } else { no("") }
+    }
+
+    async fn read(&self, node: &str, info: &RequestInfo) -> Result<Verdict, ApiError> {
+        if !matches!(info.verb.as_str(), "get" | "list" | "watch") {
+            return no("can only read resources of this type");
+        }
+        if !info.subresource.is_empty() {
+            return no("cannot read subresource");
+        }
+        if info.namespace.is_empty() {
+            return no("can only read namespaced object of this type");
+        }
+        self.related(node, info).await
+    }
+
+    async fn get(&self, node: &str, info: &RequestInfo) -> Result<Verdict, ApiError> {
+        if info.verb != "get" {
+            return no("can only get individual resources of this type");
+        }
+        if !info.subresource.is_empty() {
+            return no("cannot get subresource");
+        }
+        self.related(node, info).await
+    }
+
+    async fn claim_status(&self, node: &str, info: &RequestInfo) -> Result<Verdict, ApiError> {
+        if !matches!(info.verb.as_str(), "update" | "patch") {
+            return no("can only get/update/patch this type");
+        }
+        self.related(node, info).await
+    }
+
+    async fn create_token(&self, node: &str, info: &RequestInfo) -> Result<Verdict, ApiError> {
+        if info.verb != "create" || info.name.is_empty() {
+            return no("can only create tokens for individual service accounts");
+        }
+        if info.subresource != "token" {
+            return no("can only create token subresource of serviceaccount");
+        }
+        self.related(node, info).await
+    }
+
+    async fn pods(&self, node: &str, info: &RequestInfo) -> Result<Verdict, ApiError> {
+        match (info.subresource.as_str(), info.verb.as_str()) {
+            ("", "get") => self.related(node, info).await,
+            ("", "list" | "watch") => {
+                let selector = FieldSelector::parse(&info.field_selector);
+                if selector.is_ok_and(|selector| selector.exact("spec.nodeName") == Some(node)) {
+                    return yes();
+                }
+                if !info.name.is_empty() {
+                    return self.related(node, info).await;
+                }
+                no("can only list/watch pods with spec.nodeName field selector")
+            }
+            // Admission sees to it that they are the node's own.
+            ("", "create" | "delete") | ("status", "update" | "patch") | ("eviction", "create") => yes(),
+            _ => no(""),
+        }
+    }
+
+    async fn related(&self, node: &str, info: &RequestInfo) -> Result<Verdict, ApiError> {
+        if info.name.is_empty() {
+            return no("No Object name found");
+        }
+        if self.is_related(node, info).await? {
+            return yes();
+        }
+        // The pod may have been bound a moment ago.
+        self.lookup.fresh().await?;
+        if self.is_related(node, info).await? {
+            return yes();
+        }
+        no(&format!("no relationship found between node '{node}' and this object"))
+    }
+
+    async fn is_related(&self, node: &str, info: &RequestInfo) -> Result<bool, ApiError> {
+        let name = info.name.as_str();
+        let namespace = info.namespace.as_str();
+        match info.resource.as_str() {
+            "pods" => {
+                let pod = self.lookup.get("", "pods", namespace, name).await?;
+                Ok(pod.is_some_and(|pod| references::node_name(&pod) == node))
+            }
+            "secrets" => self.used(node, namespace, |pod| references::secrets(pod).contains(&name)).await,
+            "configmaps" => {
+                self.used(node, namespace, |pod| references::config_maps(pod).contains(&name)).await
+            }
+            "serviceaccounts" => {
+                self.used(node, namespace, |pod| references::text(pod, "/spec/serviceAccountName") == name)
+                    .await
+            }
+            "persistentvolumeclaims" => {
+                self.used(node, namespace, |pod| references::claims(pod).iter().any(|claim| claim == name))
+                    .await
+            }
+            "persistentvolumes" => {
+                let volume = self.lookup.get("", "persistentvolumes", "", name).await?;
+                let Some(volume) = volume else { return Ok(false) };
+                let claim = references::text(&volume, "/spec/claimRef/name");
+                let place = references::text(&volume, "/spec/claimRef/namespace");
+                self.used(node, place, |pod| references::claims(pod).iter().any(|name| name == claim)).await
+            }
+            "volumeattachments" => {
+                let attachment = self.lookup.get("storage.k8s.io", "volumeattachments", "", name).await?;
+                Ok(attachment
+                    .is_some_and(|attachment| references::text(&attachment, "/spec/nodeName") == node))
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// Whether a pod of the node in this namespace does `what`.
+    async fn used(
+        &self,
+        node: &str,
+        namespace: &str,
+        what: impl Fn(&Value) -> bool + Send,
+    ) -> Result<bool, ApiError> {
+        let pods = self.lookup.list("", "pods", Some(namespace)).await?;
+        Ok(pods.iter().any(|pod| references::node_name(pod) == node && what(pod)))
+    }
+}
+
+fn own_node(node: &str, info: &RequestInfo) -> Result<Verdict, ApiError> {
+    match (info.subresource.as_str(), info.verb.as_str()) {
+        // Admission sees to it that it is the node's own.
+        ("", "create" | "update" | "patch") | ("status", "update" | "patch") => yes(),
+        ("", "get" | "list" | "watch") => match info.name.as_str() {
+            own if own == node => yes(),
+            "" => no(&format!("node '{node}' cannot read all nodes, only its own Node object")),
+            other => no(&format!("node '{node}' cannot read '{other}', only its own Node object")),
+        },
+        _ => no(""),
+    }
+}
+
+fn lease(node: &str, info: &RequestInfo) -> Result<Verdict, ApiError> {
+    if !matches!(info.verb.as_str(), "get" | "create" | "update" | "patch" | "delete") {
+        return no("can only get, create, update, patch, or delete a node lease");
+    }
+    if info.namespace != LEASES {
+        return no(&format!("can only access leases in the {LEASES:?} system namespace"));
+    }
+    if info.verb != "create" && info.name != node {
+        return no("can only access node lease with the same name as the requesting node");
+    }
+    yes()
+}
+
+fn csi_node(node: &str, info: &RequestInfo) -> Result<Verdict, ApiError> {
+    if !matches!(info.verb.as_str(), "get" | "create" | "update" | "patch" | "delete") {
+        return no("can only get, create, update, patch, or delete a CSINode");
+    }
+    if !info.subresource.is_empty() {
+        return no("cannot authorize CSINode subresources");
+    }
+    if info.verb != "create" && info.name != node {
+        return no("can only access CSINode with the same name as the requesting node");
+    }
+    yes()
+}

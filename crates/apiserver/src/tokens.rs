@@ -1,0 +1,312 @@
+//! Tokens of service accounts: JWTs that this server signs with ES256 and nothing else, so that no header of a token
+//! ever chooses how it is checked. What the claims refer to is looked up by `authn`, not here.
+
+use api_machinery::entropy::Entropy;
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use jiff::Timestamp;
+use ring::rand::SystemRandom;
+use ring::signature::{
+    ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair, UnparsedPublicKey,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+/// The one algorithm.
+const ALGORITHM: &str = "ES256";
+/// Longest token that is looked at.
+const MAX_TOKEN: usize = 16 * 1024;
+/// How far clocks may be apart, as upstream has it.
+pub const LEEWAY: i64 = 60;
+
+/// Why there is no key, or no token.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TokenError {
+    /// The key is not an ECDSA P-256 key in PKCS #8.
+    #[error("the key for service account tokens cannot be used: {0}")]
+    Key(String),
+    /// The generator of random numbers failed.
+    #[error("a token could not be signed")]
+    Signing,
+    /// Not one of ours.
+    #[error("invalid bearer token")]
+    Invalid,
+    /// Was good once.
+    #[error("service account token has expired")]
+    Expired,
+    /// Will be good later.
+    #[error("service account token is not valid yet")]
+    NotYet,
+    /// For somebody else.
+    #[error("token audiences {got:?} is invalid for the target audiences {wanted:?}")]
+    Audience {
+        /// The token's.
+        got: Vec<String>,
+        /// One of which would be right.
+        wanted: Vec<String>,
+    },
+}
+
+/// What a claim refers to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reference {
+    /// The name.
+    pub name: String,
+    /// The uid.
+    pub uid: String,
+}
+
+/// The claim `kubernetes.io`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bound {
+    /// The namespace of everything but the node.
+    pub namespace: String,
+    /// The node of the pod, or the node that the token is bound to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<Reference>,
+    /// The pod that the token is bound to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<Reference>,
+    /// The secret that the token is bound to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<Reference>,
+    /// Whose token it is.
+    pub serviceaccount: Reference,
+}
+
+/// What a token says.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claims {
+    /// Whom it is for.
+    pub aud: Vec<String>,
+    /// When it ends, in seconds since 1970.
+    pub exp: i64,
+    /// When it was made.
+    pub iat: i64,
+    /// Who made it.
+    pub iss: String,
+    /// Its id.
+    pub jti: String,
+    /// What it is about.
+    #[serde(rename = "kubernetes.io")]
+    pub kubernetes: Bound,
+    /// When it begins.
+    pub nbf: i64,
+    /// The user's name.
+    pub sub: String,
+}
+
+#[derive(Deserialize)]
+struct Header {
+    alg: String,
+    #[serde(default)]
+    kid: String,
+    #[serde(default)]
+    crit: Option<Value>,
+}
+
+/// Signs and checks.
+pub struct Tokens {
+    key: EcdsaKeyPair,
+    kid: String,
+    issuer: String,
+    audiences: Vec<String>,
+    random: SystemRandom,
+    entropy: Entropy,
+}
+
+impl Tokens {
+    /// With an ECDSA P-256 key in PKCS #8 (DER). Tokens are from `issuer` and, unless asked for otherwise, for it.
+    pub fn new(pkcs8: &[u8], issuer: &str, entropy: Entropy) -> Result<Tokens, TokenError> {
+        let random = SystemRandom::new();
+        let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8, &random)
+            .map_err(|error| TokenError::Key(error.to_string()))?;
+        let digest = ring::digest::digest(&ring::digest::SHA256, key.public_key().as_ref());
+        Ok(Tokens {
+            kid: URL_SAFE_NO_PAD.encode(digest),
+            key,
+            issuer: issuer.to_owned(),
+            audiences: vec![issuer.to_owned()],
+            random,
+            entropy,
+        })
+    }
+
+    /// With a key that nobody else has and that is gone with the process: for tests and simulations.
+    pub fn ephemeral(issuer: &str, entropy: Entropy) -> Result<Tokens, TokenError> {
+        let document = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new())
+            .map_err(|_| TokenError::Signing)?;
+        Tokens::new(document.as_ref(), issuer, entropy)
+    }
+
+    /// The issuer.
+    pub fn issuer(&self) -> &str {
+        &self.issuer
+    }
+
+    /// The audiences of this server.
+    pub fn audiences(&self) -> &[String] {
+        &self.audiences
+    }
+
+    /// A token with these claims; issuer and id are filled in.
+    pub fn sign(&self, mut claims: Claims) -> Result<String, TokenError> {
+        claims.iss.clone_from(&self.issuer);
+        claims.jti = self.entropy.uuid();
+        let header = json!({"alg": ALGORITHM, "kid": self.kid});
+        let claims = serde_json::to_string(&claims).map_err(|_| TokenError::Signing)?;
+        let signed =
+            format!("{}.{}", URL_SAFE_NO_PAD.encode(header.to_string()), URL_SAFE_NO_PAD.encode(claims));
+        let signature = self.key.sign(&self.random, signed.as_bytes()).map_err(|_| TokenError::Signing)?;
+        Ok(format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature)))
+    }
+
+    /// The claims of a token that is ours, good at `now` and for one of `audiences`. What it is bound to may be gone.
+    pub fn verify(&self, token: &str, audiences: &[String], now: Timestamp) -> Result<Claims, TokenError> {
+        let claims = self.open(token).ok_or(TokenError::Invalid)?;
+        let now = now.as_second();
+        if now - LEEWAY > claims.exp {
+            return Err(TokenError::Expired);
+        }
+        if now + LEEWAY < claims.nbf {
+            return Err(TokenError::NotYet);
+        }
+        if !claims.aud.iter().any(|audience| audiences.contains(audience)) {
+            return Err(TokenError::Audience { got: claims.aud, wanted: audiences.to_vec() });
+        }
+        Ok(claims)
+    }
+
+    /// The claims, if algorithm, key, signature and issuer are right.
+    fn open(&self, token: &str) -> Option<Claims> {
+        if token.len() > MAX_TOKEN {
+            return None;
+        }
+        let (signed, signature) = token.rsplit_once('.')?;
+        let (header, claims) = signed.split_once('.')?;
+        let header: Header = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(header).ok()?).ok()?;
+        if header.alg != ALGORITHM || header.kid != self.kid || header.crit.is_some() {
+            return None;
+        }
+        let signature = URL_SAFE_NO_PAD.decode(signature).ok()?;
+        let key = UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, self.key.public_key().as_ref());
+        key.verify(signed.as_bytes(), &signature).ok()?;
+        let claims: Claims = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims).ok()?).ok()?;
+        (claims.iss == self.issuer).then_some(claims)
+    }
+
+    /// The public key as a JWKS document.
+    pub fn jwks(&self) -> Value {
+        // Uncompressed: a marker, then both coordinates.
+        let point = self.key.public_key().as_ref();
+        let (x, y) = point[1..].split_at((point.len() - 1) / 2);
+        json!({"keys": [{
+            "use": "sig", "kty": "EC", "kid": self.kid, "crv": "P-256", "alg": ALGORITHM,
+            "x": URL_SAFE_NO_PAD.encode(x), "y": URL_SAFE_NO_PAD.encode(y),
+        }]})
+    }
+
+    /// The public key as PEM.
+    pub fn public_key_pem(&self) -> String {
+        /// `AlgorithmIdentifier` of a P-256 key and the start of the bit string, in DER.
+        const PREFIX: [u8; 26] = [
+            0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a,
+            0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
+        ];
+        let der = [&PREFIX[..], self.key.public_key().as_ref()].concat();
+        format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", STANDARD.encode(der))
+    }
+
+    /// The discovery document.
+    pub fn openid_configuration(&self) -> Value {
+        json!({
+            "issuer": self.issuer,
+            "jwks_uri": format!("{}/openid/v1/jwks", self.issuer),
+            "response_types_supported": ["id_token"],
+            "subject_types_supported": ["public"],
+            "id_token_signing_alg_values_supported": [ALGORITHM],
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
+
+    fn claims() -> Claims {
+        Claims {
+            aud: vec![ISSUER.to_owned()],
+            exp: 4600,
+            iat: 1000,
+            nbf: 1000,
+            sub: "s".to_owned(),
+            ..Claims::default()
+        }
+    }
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).expect("a time")
+    }
+
+    fn segments(header: &Value, claims: &Claims) -> String {
+        let claims = serde_json::to_string(claims).expect("claims");
+        format!("{}.{}", URL_SAFE_NO_PAD.encode(header.to_string()), URL_SAFE_NO_PAD.encode(claims))
+    }
+
+    #[test]
+    fn good_for_its_audience_and_its_time() {
+        let tokens = Tokens::ephemeral(ISSUER, Entropy::seeded(1)).expect("a key");
+        let token = tokens.sign(claims()).expect("a token");
+        let own = tokens.audiences();
+        let found = tokens.verify(&token, own, at(2000)).expect("good");
+        assert_eq!((found.iss.as_str(), found.sub.as_str(), found.jti.len()), (ISSUER, "s", 36));
+        assert_eq!(tokens.verify(&token, own, at(4661)), Err(TokenError::Expired));
+        assert_eq!(tokens.verify(&token, own, at(900)), Err(TokenError::NotYet));
+        let vault = ["vault".to_owned()];
+        assert!(matches!(tokens.verify(&token, &vault, at(2000)), Err(TokenError::Audience { .. })));
+        let other = Tokens::ephemeral(ISSUER, Entropy::seeded(1)).expect("a key");
+        assert_eq!(other.verify(&token, own, at(2000)), Err(TokenError::Invalid), "signed with another key");
+    }
+
+    #[test]
+    fn no_header_chooses_the_check() {
+        let tokens = Tokens::ephemeral(ISSUER, Entropy::seeded(1)).expect("a key");
+        let own = tokens.audiences();
+        let mut claims = claims();
+        claims.iss = ISSUER.to_owned();
+        let kid = tokens.kid.clone();
+        let good = tokens.sign(claims.clone()).expect("a token");
+        let (_, signature) = good.rsplit_once('.').expect("three parts");
+        let pem = tokens.public_key_pem();
+        let hs256 = segments(&json!({"alg": "HS256", "kid": kid}), &claims);
+        let secret = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, pem.as_bytes());
+        let tag = URL_SAFE_NO_PAD.encode(ring::hmac::sign(&secret, hs256.as_bytes()));
+        let forged = [
+            format!("{}.", segments(&json!({"alg": "none"}), &claims)),
+            format!("{}.", segments(&json!({"alg": "ES256", "kid": kid}), &claims)),
+            format!("{}.{signature}", segments(&json!({"alg": "none", "kid": kid}), &claims)),
+            format!("{hs256}.{tag}"),
+            format!("{}.{signature}", segments(&json!({"alg": "ES256", "kid": kid, "x": 1}), &claims)),
+            good[..good.len() - 2].to_owned(),
+            String::new(),
+            "..".to_owned(),
+            "a".repeat(MAX_TOKEN + 1),
+        ];
+        for token in forged {
+            assert_eq!(tokens.verify(&token, own, at(2000)), Err(TokenError::Invalid), "{token:.80}");
+        }
+        tokens.verify(&good, own, at(2000)).expect("the good one is good");
+    }
+
+    #[test]
+    fn public_documents() {
+        let tokens = Tokens::ephemeral(ISSUER, Entropy::seeded(1)).expect("a key");
+        let key = &tokens.jwks()["keys"][0];
+        assert_eq!((key["kty"].as_str(), key["alg"].as_str()), (Some("EC"), Some("ES256")));
+        assert_eq!(key["x"].as_str().map(str::len), Some(43));
+        assert_eq!(tokens.openid_configuration()["jwks_uri"], format!("{ISSUER}/openid/v1/jwks"));
+        assert!(Tokens::new(b"no key", ISSUER, Entropy::seeded(1)).is_err());
+    }
+}

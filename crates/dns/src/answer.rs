@@ -1,6 +1,8 @@
 //! From the bytes of a query to the bytes of its answer, or to the decision that somebody else must answer. Pure.
 
-use simple_dns::rdata::{A, CNAME, PTR, RData, SOA, SRV, TXT};
+use std::collections::BTreeSet;
+
+use simple_dns::rdata::{A, CNAME, OPT, PTR, RData, SOA, SRV, TXT};
 use simple_dns::{CLASS, Name, OPCODE, Packet, PacketFlag, QTYPE, Question, RCODE, ResourceRecord, TYPE};
 
 use crate::zone::{Data, Lookup, Zone};
@@ -18,6 +20,8 @@ pub enum Verdict {
     Answer(Vec<u8>),
     /// Ask an upstream name server.
     Forward,
+    /// The name is an alias of an outside one: ask an upstream name server this, and hand its answer to [`followed`].
+    Follow(Vec<u8>),
     /// Not a query; say nothing.
     Ignore,
 }
@@ -44,27 +48,108 @@ pub fn answer(zone: &Zone, query: &[u8], transport: Transport) -> Verdict {
     if matches!(question.qtype, QTYPE::AXFR | QTYPE::IXFR) {
         return fail(&packet, RCODE::Refused);
     }
-    let name = question.qname.to_string().to_ascii_lowercase();
-    let name = name.trim_end_matches('.');
     let mut reply = reply_to(&packet);
-    match zone.look_up(name) {
-        Lookup::Outside => return Verdict::Forward,
-        Lookup::Missing => *reply.rcode_mut() = RCODE::NameError,
-        Lookup::Parent => {}
-        Lookup::Pod(address) => push(&mut reply, question, &Data::A(address)),
-        Lookup::Found(data) => data.iter().for_each(|data| push(&mut reply, question, data)),
+    match fill(zone, question, &mut reply) {
+        Filled::Complete => finish(reply, &packet, transport),
+        Filled::NotOurs => Verdict::Forward,
+        Filled::NotYet => fail(&packet, RCODE::ServerFailure),
+        Filled::Leads(target) => match question_about(&target, question, &packet) {
+            Ok(query) => Verdict::Follow(query),
+            Err(_) => fail(&packet, RCODE::ServerFailure),
+        },
+    }
+}
+
+/// The answer to a query whose name is an alias of an outside one, given what an upstream said of that.
+pub fn followed(zone: &Zone, query: &[u8], upstream: &[u8], transport: Transport) -> Verdict {
+    let (Ok(packet), Ok(outside)) = (Packet::parse(query), Packet::parse(upstream)) else {
+        return malformed(query);
+    };
+    let [question] = packet.questions.as_slice() else { return fail(&packet, RCODE::FormatError) };
+    let mut reply = reply_to(&packet);
+    match fill(zone, question, &mut reply) {
+        Filled::Leads(_) => {}
+        // The alias went while the upstream was asked.
+        _ => return fail(&packet, RCODE::ServerFailure),
+    }
+    reply.answers.extend(outside.answers.iter().map(|record| record.clone().into_owned()));
+    *reply.rcode_mut() = outside.rcode();
+    if outside.has_flags(PacketFlag::TRUNCATION) {
+        reply.set_flags(PacketFlag::TRUNCATION);
+    }
+    finish(reply, &packet, transport)
+}
+
+/// How far the zone could answer.
+enum Filled {
+    Complete,
+    NotOurs,
+    NotYet,
+    /// Up to an alias of this outside name.
+    Leads(String),
+}
+
+/// An alias of an alias of …: no more than this.
+const ALIASES: usize = 8;
+
+fn fill(zone: &Zone, question: &Question<'_>, reply: &mut Packet<'_>) -> Filled {
+    let mut owner = question.qname.clone().into_owned();
+    for _ in 0..ALIASES {
+        let name = owner.to_string().to_ascii_lowercase();
+        match zone.look_up(name.trim_end_matches('.')) {
+            Lookup::Outside if reply.answers.is_empty() => return Filled::NotOurs,
+            Lookup::Outside => return Filled::Leads(name),
+            Lookup::NotYet => return Filled::NotYet,
+            Lookup::Missing => *reply.rcode_mut() = RCODE::NameError,
+            Lookup::Parent => {}
+            Lookup::Pod(address) => push(reply, &owner, question, &Data::A(address)),
+            Lookup::Found(data) => {
+                data.iter().for_each(|data| push(reply, &owner, question, data));
+                if let Some(target) = alias(data, question) {
+                    owner = owned(target);
+                    continue;
+                }
+            }
+        }
+        break;
     }
     if reply.answers.is_empty() {
         reply.name_servers.extend(authority(zone));
     }
-    finish(reply, &packet, transport)
+    Filled::Complete
+}
+
+/// The other name that the question is really about. Who asks for the alias itself gets just that.
+fn alias<'a>(data: &'a BTreeSet<Data>, question: &Question<'_>) -> Option<&'a str> {
+    if matches!(question.qtype, QTYPE::ANY | QTYPE::TYPE(TYPE::CNAME)) {
+        return None;
+    }
+    data.iter().find_map(|data| match data {
+        Data::Cname(target) => Some(target.as_str()),
+        _ => None,
+    })
+}
+
+/// The same question about another name, with the client's offer of a datagram's size.
+fn question_about(name: &str, question: &Question<'_>, packet: &Packet<'_>) -> simple_dns::Result<Vec<u8>> {
+    let mut query = Packet::new_query(packet.id());
+    query.set_flags(PacketFlag::RECURSION_DESIRED);
+    query.questions.push(Question::new(owned(name), question.qtype, question.qclass, false));
+    if let Some(option) = packet.opt() {
+        *query.opt_mut() = Some(own_option(option.udp_packet_size));
+    }
+    query.build_bytes_vec()
+}
+
+fn own_option(udp_packet_size: u16) -> OPT<'static> {
+    OPT { opt_codes: Vec::new(), udp_packet_size, version: 0 }
 }
 
 /// The answer that tells the client that no upstream name server answered.
 pub fn server_failure(query: &[u8]) -> Option<Vec<u8>> {
     match fail(&Packet::parse(query).ok()?, RCODE::ServerFailure) {
         Verdict::Answer(bytes) => Some(bytes),
-        Verdict::Forward | Verdict::Ignore => None,
+        Verdict::Forward | Verdict::Follow(_) | Verdict::Ignore => None,
     }
 }
 
@@ -75,11 +160,15 @@ fn reply_to<'a>(packet: &Packet<'a>) -> Packet<'a> {
     if packet.has_flags(PacketFlag::RECURSION_DESIRED) {
         reply.set_flags(PacketFlag::RECURSION_DESIRED);
     }
+    // Who offers the extension is told that it was understood (RFC 6891).
+    if packet.opt().is_some() {
+        *reply.opt_mut() = Some(own_option(UDP_LARGEST));
+    }
     reply
 }
 
 /// Adds a record if it is of the type asked for. An alias answers every type.
-fn push(reply: &mut Packet<'_>, question: &Question<'_>, data: &Data) {
+fn push(reply: &mut Packet<'_>, owner: &Name<'_>, question: &Question<'_>, data: &Data) {
     let (kind, data) = match data {
         Data::A(address) => (TYPE::A, RData::A(A { address: u32::from(*address) })),
         Data::Cname(target) => (TYPE::CNAME, RData::CNAME(CNAME(owned(target)))),
@@ -95,7 +184,7 @@ fn push(reply: &mut Packet<'_>, question: &Question<'_>, data: &Data) {
     let asked =
         matches!(question.qtype, QTYPE::ANY) || question.qtype == QTYPE::TYPE(kind) || kind == TYPE::CNAME;
     if asked {
-        reply.answers.push(ResourceRecord::new(question.qname.clone().into_owned(), CLASS::IN, TTL, data));
+        reply.answers.push(ResourceRecord::new(owner.clone().into_owned(), CLASS::IN, TTL, data));
     }
 }
 

@@ -54,7 +54,7 @@ pub type SharedZone = Arc<RwLock<Arc<Zone>>>;
 
 /// Runs until shutdown.
 pub async fn run(context: Context, config: Config) -> Result<(), Error> {
-    let zone: SharedZone = Arc::new(RwLock::new(Arc::new(Zone::empty(&config.domain))));
+    let zone: SharedZone = Arc::new(RwLock::new(Arc::new(Zone::not_yet(&config.domain))));
     let server = server::Server::bind(&config, zone.clone(), context.entropy.clone()).await?;
     server.start(&context.tasks, &context.shutdown);
 

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::answer::{Transport, Verdict, answer, server_failure};
+use crate::answer::{Transport, Verdict, answer, followed, server_failure};
 use crate::forward::{forward, read_frame, write_frame};
 use crate::{Config, Error, SharedZone};
 
@@ -53,6 +53,11 @@ impl Server {
         Ok(Self { udp, tcp, shared })
     }
 
+    /// The address that was taken, for a port that was left open.
+    pub fn address(&self) -> std::io::Result<SocketAddr> {
+        self.udp.local_addr()
+    }
+
     /// Serves on `tasks` until shutdown.
     pub fn start(self, tasks: &TaskTracker, shutdown: &CancellationToken) {
         let Self { udp, tcp, shared } = self;
@@ -79,10 +84,10 @@ async fn serve_udp(socket: Arc<UdpSocket>, shared: Shared, tasks: TaskTracker) {
         match answer(&zone, query, Transport::Udp) {
             Verdict::Answer(bytes) => send(&socket, &bytes, client).await,
             Verdict::Ignore => {}
-            Verdict::Forward => {
+            verdict @ (Verdict::Forward | Verdict::Follow(_)) => {
                 let (socket, shared, query) = (socket.clone(), shared.clone(), query.to_vec());
                 tasks.spawn(async move {
-                    if let Some(bytes) = shared.outside(&query, Transport::Udp).await {
+                    if let Some(bytes) = shared.with_help(verdict, &query, Transport::Udp).await {
                         send(&socket, &bytes, client).await;
                     }
                 });
@@ -123,12 +128,7 @@ async fn converse(mut stream: TcpStream, shared: &Shared) -> std::io::Result<()>
     while let Ok(query) = timeout(IDLE, read_frame(&mut stream)).await {
         let query = query?;
         let verdict = answer(&shared.zone(), &query, Transport::Tcp);
-        let bytes = match verdict {
-            Verdict::Answer(bytes) => Some(bytes),
-            Verdict::Forward => shared.outside(&query, Transport::Tcp).await,
-            Verdict::Ignore => return Ok(()),
-        };
-        if let Some(bytes) = bytes {
+        if let Some(bytes) = shared.with_help(verdict, &query, Transport::Tcp).await {
             write_frame(&mut stream, &bytes).await?;
         }
     }
@@ -140,12 +140,26 @@ impl Shared {
         self.zone.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 
-    /// An upstream's answer, or SERVFAIL, which is also the answer when too many are waiting already.
+    /// The answer that a verdict asks for. Without an upstream's help where it is needed, or when too many wait for it
+    /// already, it is SERVFAIL.
+    async fn with_help(&self, verdict: Verdict, query: &[u8], transport: Transport) -> Option<Vec<u8>> {
+        let answer =
+            match verdict {
+                Verdict::Answer(bytes) => return Some(bytes),
+                Verdict::Ignore => return None,
+                Verdict::Forward => self.outside(query, transport).await,
+                Verdict::Follow(other) => self.outside(&other, transport).await.and_then(|outside| {
+                    match followed(&self.zone(), query, &outside, transport) {
+                        Verdict::Answer(bytes) => Some(bytes),
+                        Verdict::Forward | Verdict::Follow(_) | Verdict::Ignore => None,
+                    }
+                }),
+            };
+        answer.or_else(|| server_failure(query))
+    }
+
     async fn outside(&self, query: &[u8], transport: Transport) -> Option<Vec<u8>> {
-        let Ok(_permit) = self.forwards.try_acquire() else { return server_failure(query) };
-        match forward(&self.upstreams, query, transport, &self.entropy).await {
-            Some(answer) => Some(answer),
-            None => server_failure(query),
-        }
+        let _permit = self.forwards.try_acquire().ok()?;
+        forward(&self.upstreams, query, transport, &self.entropy).await
     }
 }

@@ -33,6 +33,8 @@ pub enum Lookup<'a> {
     Parent,
     /// Ours to know, and there is none.
     Missing,
+    /// Ours to know, and not known yet: the API has not been read.
+    NotYet,
     /// Somebody else's.
     Outside,
 }
@@ -41,14 +43,15 @@ pub enum Lookup<'a> {
 #[derive(Debug)]
 pub struct Zone {
     domain: String,
+    known: bool,
     names: BTreeMap<String, BTreeSet<Data>>,
     parents: BTreeSet<String>,
 }
 
 impl Zone {
-    /// The zone before anything is known.
-    pub fn empty(domain: &str) -> Self {
-        Self::build(domain, &[] as &[Box<Service>], &[] as &[Box<EndpointSlice>])
+    /// The zone before anything is known: to say that a name does not exist would be a guess, and clients keep it.
+    pub fn not_yet(domain: &str) -> Self {
+        Self { domain: domain.to_owned(), known: false, names: BTreeMap::new(), parents: BTreeSet::new() }
     }
 
     /// The zone of all Services and their slices.
@@ -57,7 +60,7 @@ impl Zone {
         services: &[impl Deref<Target = Service>],
         slices: &[impl Deref<Target = EndpointSlice>],
     ) -> Self {
-        let mut zone = Self { domain: domain.to_owned(), names: BTreeMap::new(), parents: BTreeSet::new() };
+        let mut zone = Self { known: true, ..Self::not_yet(domain) };
         zone.add(format!("dns-version.{domain}"), Data::Txt("1.1.0".to_owned()));
         zone.add_parents(&format!("x.svc.{domain}"));
         zone.add_parents(&format!("x.pod.{domain}"));
@@ -98,7 +101,8 @@ impl Zone {
         }
         match pod_address(below) {
             Some(address) => Lookup::Pod(address),
-            None => Lookup::Missing,
+            None if self.known => Lookup::Missing,
+            None => Lookup::NotYet,
         }
     }
 

@@ -22,80 +22,98 @@ use crate::fill::{object_at, set};
 pub(crate) fn entries(arena: &Arc<Arena>) -> Vec<Resource> {
     let apps = Family { arena, group: "apps", version: "v1", package: "io.k8s.api.apps.v1" };
     vec![
-        Resource {
-            columns: controller_revision::table(),
-            rules: Rules {
-                validate: controller_revision::validate,
-                validate_update: controller_revision::validate_update,
-                ..Rules::default()
-            },
-            ..apps.kind("ControllerRevision", "controllerrevisions")
-        },
-        Resource {
-            short_names: texts(&["ds"]),
-            categories: texts(&["all"]),
-            subresources: with_status(),
-            has_generation: true,
-            columns: daemon_set::table(),
-            rules: Rules {
-                default: daemon_set::default,
-                validate: daemon_set::validate,
-                validate_update: validate_selector_update,
-                prepare_create: daemon_set::prepare_create,
-                ..Rules::default()
-            },
-            ..apps.kind("DaemonSet", "daemonsets")
-        },
-        Resource {
-            short_names: texts(&["deploy"]),
-            categories: texts(&["all"]),
-            subresources: with_scale(),
-            has_generation: true,
-            columns: deployment::table(),
-            rules: Rules {
-                default: deployment::default,
-                validate: deployment::validate,
-                validate_update: validate_selector_update,
-                prepare_create: |object| set(object, "status", json!({})),
-                ..Rules::default()
-            },
-            ..apps.kind("Deployment", "deployments")
-        },
-        Resource {
-            short_names: texts(&["rs"]),
-            categories: texts(&["all"]),
-            subresources: with_scale(),
-            has_generation: true,
-            columns: replica_set::table(),
-            selectable: selectable(&["status.replicas"]),
-            rules: Rules {
-                default: replica_set::default,
-                validate: replica_set::validate,
-                validate_update: validate_selector_update,
-                validate_status_update: replica_set::validate_status,
-                prepare_create: empty_replica_status,
-                ..Rules::default()
-            },
-            ..apps.kind("ReplicaSet", "replicasets")
-        },
-        Resource {
-            short_names: texts(&["sts"]),
-            categories: texts(&["all"]),
-            subresources: with_scale(),
-            has_generation: true,
-            columns: stateful_set::table(),
-            rules: Rules {
-                default: stateful_set::default,
-                validate: stateful_set::validate,
-                validate_update: stateful_set::validate_update,
-                prepare_create: |object| {
-                    set(object, "status", json!({"replicas": 0, "availableReplicas": 0}))
-                },
-                ..Rules::default()
-            },
-            ..apps.kind("StatefulSet", "statefulsets")
-        },
+        controller_revision(&apps),
+        daemon_set(&apps),
+        deployment(&apps),
+        replica_set(&apps),
+        stateful_set(&apps),
     ]
+}
+
+fn controller_revision(apps: &Family) -> Resource {
+    Resource {
+        columns: controller_revision::table(),
+        rules: Rules {
+            validate: controller_revision::validate,
+            validate_update: controller_revision::validate_update,
+            ..Rules::default()
+        },
+        ..apps.kind("ControllerRevision", "controllerrevisions")
+    }
+}
+
+fn daemon_set(apps: &Family) -> Resource {
+    Resource {
+        short_names: texts(&["ds"]),
+        categories: texts(&["all"]),
+        subresources: with_status(),
+        has_generation: true,
+        columns: daemon_set::table(),
+        rules: Rules {
+            default: daemon_set::default,
+            validate: daemon_set::validate,
+            validate_update: validate_selector_update,
+            prepare_create: daemon_set::prepare_create,
+            ..Rules::default()
+        },
+        ..apps.kind("DaemonSet", "daemonsets")
+    }
+}
+
+fn deployment(apps: &Family) -> Resource {
+    Resource {
+        short_names: texts(&["deploy"]),
+        categories: texts(&["all"]),
+        subresources: with_scale(),
+        has_generation: true,
+        columns: deployment::table(),
+        rules: Rules {
+            default: deployment::default,
+            validate: deployment::validate,
+            validate_update: validate_selector_update,
+            prepare_create: |object| set(object, "status", json!({})),
+            ..Rules::default()
+        },
+        ..apps.kind("Deployment", "deployments")
+    }
+}
+
+fn replica_set(apps: &Family) -> Resource {
+    Resource {
+        short_names: texts(&["rs"]),
+        categories: texts(&["all"]),
+        subresources: with_scale(),
+        has_generation: true,
+        columns: replica_set::table(),
+        selectable: selectable(&["status.replicas"]),
+        rules: Rules {
+            default: replica_set::default,
+            validate: replica_set::validate,
+            validate_update: validate_selector_update,
+            validate_status_update: replica_set::validate_status,
+            prepare_create: empty_replica_status,
+            ..Rules::default()
+        },
+        ..apps.kind("ReplicaSet", "replicasets")
+    }
+}
+
+fn stateful_set(apps: &Family) -> Resource {
+    Resource {
+        short_names: texts(&["sts"]),
+        categories: texts(&["all"]),
+        subresources: with_scale(),
+        has_generation: true,
+        columns: stateful_set::table(),
+        rules: Rules {
+            default: stateful_set::default,
+            validate: stateful_set::validate,
+            validate_update: stateful_set::validate_update,
+            prepare_create: |object| set(object, "status", json!({"replicas": 0, "availableReplicas": 0})),
+            ..Rules::default()
+        },
+        ..apps.kind("StatefulSet", "statefulsets")
+    }
 }
 
 /// A new object has made nothing yet.

@@ -3,7 +3,7 @@
 use api_machinery::meta;
 use api_machinery::resource::{Resource, ScalePaths};
 use api_machinery::selector::LabelSelector;
-use api_machinery::status::ApiError;
+use api_machinery::status::{ApiError, Reason};
 use serde_json::{Map, Value, json};
 
 /// Which part of an object a request is about.
@@ -31,7 +31,10 @@ impl Lens {
             "scale" => {
                 resource.subresources.scale.clone().map(Lens::Scale).ok_or_else(ApiError::no_such_path)
             }
-            _ => Err(ApiError::no_such_path()),
+            other => {
+                let text = format!("the subresource {other} is not served by this server yet");
+                Err(ApiError::new(Reason::Unknown, text).with_code(501))
+            }
         }
     }
 

@@ -86,6 +86,9 @@ pub async fn write(server: &Arc<ApiServer>, call: &ResourceCall, body: &Body) ->
         ("", "deletecollection") => delete::delete_collection(server, call, body).await,
         (_, "update") => update::replace(server, call, body).await,
         (_, "patch") => patch::patch(server, call, body).await,
-        _ => Err(ApiError::method_not_allowed()),
+        (subresource, _) => match Lens::of(&call.stored, subresource) {
+            Ok(_) => Err(ApiError::method_not_allowed()),
+            Err(error) => Err(error),
+        },
     }
 }

@@ -1,0 +1,11 @@
+//! The request path over a real store: scenarios as text in this process and over TLS, and what needs more than text.
+
+mod allocation;
+mod faults;
+mod fixture;
+mod kubelets;
+mod lists;
+mod scenario;
+mod startup;
+mod tls;
+mod watches;

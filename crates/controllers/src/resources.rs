@@ -1,6 +1,7 @@
 //! Every kind of object that can be deleted, found by discovery, and followed by metadata alone where it can be watched.
 //! The garbage collector and the namespace controller read it; the objects' other fields are never fetched.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
@@ -203,10 +204,8 @@ impl Resources {
             let mut new = Vec::new();
             for kind in found.into_iter().filter(Discovered::is_followed) {
                 let name: Arc<str> = kind.name().into();
-                if !state.kinds.contains_key(&name) {
-                    let followed = Arc::new(self.start_kind(name.clone(), kind));
-                    state.kinds.insert(name, followed.clone());
-                    new.push(followed);
+                if let Entry::Vacant(place) = state.kinds.entry(name.clone()) {
+                    new.push(place.insert(Arc::new(self.start_kind(name, kind))).clone());
                 }
             }
             (new, state.listeners.clone())

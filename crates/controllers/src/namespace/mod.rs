@@ -40,13 +40,16 @@ const UNTOLD: Duration = Duration::from_secs(5);
 /// Items in one page of a list.
 const PAGE: u32 = 500;
 
+/// A namespace's uid, and when its deletion was first seen.
+type Seen = (Option<String>, Instant);
+
 #[derive(Clone)]
 struct Controller {
     context: Context,
     namespaces: Informer<Namespace>,
     resources: Resources,
-    /// When the deletion of a namespace was first seen: uid and time by name.
-    seen: Arc<Mutex<BTreeMap<String, (Option<String>, Instant)>>>,
+    /// When the deletion of a namespace was first seen, by name.
+    seen: Arc<Mutex<BTreeMap<String, Seen>>>,
 }
 
 /// Starts the controller.

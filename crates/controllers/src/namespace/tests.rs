@@ -46,7 +46,8 @@ fn the_conditions_say_what_is_left() {
     let undiscovered = Content { undiscovered: vec!["b/v1".to_owned()], ..Content::default() };
     let failed = Content { failures: vec!["pods: no".to_owned()], ..Content::default() };
     // What was found; for each condition that is true its type, reason and message.
-    let cases: [(&Content, &[(&str, &str, &str)]); 4] = [
+    type Said = &'static [(&'static str, &'static str, &'static str)];
+    let cases: [(&Content, Said); 4] = [
         (&Content::default(), &[]),
         (
             &left,

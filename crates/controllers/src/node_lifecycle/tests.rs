@@ -195,7 +195,8 @@ fn pods_leave_when_their_toleration_runs_out() {
         Taint { time_added, ..taint(key, "NoExecute") }
     };
     // Tolerations, taints, minute of arrival; minute to leave. Seen first at minute 20.
-    let cases: [(Vec<Value>, Vec<Taint>, i64, Option<i64>); 8] = [
+    type Case = (Vec<Value>, Vec<Taint>, i64, Option<i64>);
+    let cases: [Case; 8] = [
         (vec![five.clone()], vec![], 1, None),
         (vec![five.clone()], vec![added("unreachable", Some(10))], 1, Some(15)),
         (vec![five.clone()], vec![added("unreachable", None)], 1, Some(25)),

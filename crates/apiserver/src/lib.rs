@@ -15,6 +15,7 @@ pub mod gate;
 pub mod kubelets;
 pub mod limits;
 pub mod metrics;
+pub mod pki;
 mod policy;
 pub mod proxy;
 mod references;

@@ -7,10 +7,10 @@ use api_machinery::status::ApiError;
 use http::HeaderMap;
 use percent_encoding::percent_decode_str;
 
-use super::{ANONYMOUS, AUTHENTICATED, UNAUTHENTICATED, account_user};
+use super::{AUTHENTICATED, UNAUTHENTICATED, account_user};
 use crate::authz::Authorizer;
 use crate::request::authorize::forbidden;
-use crate::types::{Decision, RequestInfo, UserInfo};
+use crate::types::{ANONYMOUS, Decision, RequestInfo, UserInfo};
 
 const EXTRA: &str = "impersonate-extra-";
 /// More parts than any identity has; each is authorized by itself.

@@ -15,14 +15,12 @@ use http::request::Parts;
 pub use self::bearer::{account_user, review, user_value};
 use crate::authz::Authorizer;
 use crate::tokens::Tokens;
-use crate::types::{Lookup, PeerCertificates, UserInfo};
+use crate::types::{ANONYMOUS, Lookup, PeerCertificates, UserInfo};
 
 /// Everybody who is somebody.
 pub const AUTHENTICATED: &str = "system:authenticated";
 /// Everybody who is nobody.
 pub const UNAUTHENTICATED: &str = "system:unauthenticated";
-/// Nobody's name.
-pub const ANONYMOUS: &str = "system:anonymous";
 /// Where one may be nobody; what is allowed there is still for the authorizers to say.
 const ANONYMOUS_PATHS: [&str; 5] = ["/healthz", "/livez", "/readyz", "/version", "/version/"];
 

@@ -12,7 +12,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Api;
 
 /// The namespace of the leases by which nodes say that they live.
-const NODE_LEASES: &str = "kube-node-lease";
+pub(crate) const NODE_LEASES: &str = "kube-node-lease";
 /// The ConfigMap that holds the cluster's certificate authority in each namespace.
 pub(crate) const ROOT_CA: &str = "kube-root-ca.crt";
 

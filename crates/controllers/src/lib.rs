@@ -7,6 +7,9 @@ pub mod deployment;
 pub mod endpoints;
 pub mod endpointslice;
 pub mod garbage_collector;
+pub mod namespace;
+pub mod node_lifecycle;
+pub mod pod_gc;
 pub mod replicaset;
 pub mod root_ca;
 pub mod service_account;
@@ -15,15 +18,17 @@ mod answers;
 mod claim;
 mod expectations;
 mod informers;
+mod pods_by_node;
 mod resources;
 
 use component::Context;
 
 pub use informers::Informers;
+pub use pods_by_node::PodsByNode;
 pub use resources::Resources;
 
 /// What the controllers need to know of the cluster.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Config {
     /// The cluster's certificate authority in PEM, published into every namespace.
     pub root_ca: String,
@@ -32,12 +37,17 @@ pub struct Config {
 /// Starts every controller on one shared cache per kind, and runs until `context.shutdown`.
 pub async fn run(context: Context, config: Config) {
     let informers = Informers::start(&context);
+    // Before all others that follow pods: they find it up to date.
+    let pods_by_node = PodsByNode::follow(&informers.pods);
     replicaset::start(&context, &informers);
     deployment::start(&context, &informers);
     endpointslice::start(&context, &informers);
     endpoints::start(&context, &informers);
     let resources = Resources::start(&context);
     garbage_collector::start(&context, &resources);
+    namespace::start(&context, &informers, &resources);
+    node_lifecycle::start(&context, &informers, &pods_by_node);
+    pod_gc::start(&context, &informers, &pods_by_node);
     service_account::start(&context, &informers);
     root_ca::start(&context, &informers, &config.root_ca);
     context.shutdown.cancelled().await;

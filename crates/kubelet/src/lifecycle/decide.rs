@@ -113,6 +113,7 @@ fn kill(
     decision: &mut Decision,
 ) {
     let op = Op::Kill(container.name.clone());
+    let limit = limit.max(inputs.now + LEAST_GRACE);
     if let Some(earlier) = inputs.memory.in_flight.get(&op)
         && earlier.is_none_or(|earlier| earlier <= limit)
     {
@@ -120,7 +121,7 @@ fn kill(
     }
     let left = Duration::try_from(limit.duration_since(inputs.now)).unwrap_or(Duration::ZERO);
     let (name, id) = (container.name.clone(), container.id.clone());
-    let action = Action::Kill { name, id, grace: left.max(LEAST_GRACE), message };
+    let action = Action::Kill { name, id, grace: left, message };
     match inputs.memory.retry_at.get(&op) {
         Some(time) if *time > inputs.now => decision.wake_at(*time),
         _ => decision.actions.push(action),

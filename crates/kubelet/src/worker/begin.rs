@@ -78,6 +78,7 @@ impl Worker {
     /// Begins one action. False when nothing is left to be done, ever.
     pub(super) fn begin(&mut self, action: Action, runtime: &Arc<RuntimePod>, now: Timestamp) -> bool {
         let (shared, pod) = (self.shared.clone(), self.pod.clone());
+        tracing::debug!(pod = crate::lifecycle::full_name(&pod), ?action, "begun");
         let Some(op) = action.op() else { return self.at_once(&action) };
         let sandbox_ips = runtime.active().map(|sandbox| sandbox.ips.clone()).unwrap_or_default();
         let ips = act::own_ips(&shared, &pod, &sandbox_ips);
@@ -172,6 +173,7 @@ impl Worker {
             }
         };
         let Some(op) = self.ops.ended(id) else { return };
+        tracing::debug!(pod = crate::lifecycle::full_name(&self.pod), ?op, "ended");
         self.memory.in_flight.remove(&op);
         self.stale = true;
         let now = self.now();

@@ -51,6 +51,8 @@ pub(crate) struct Worker {
     shared: Arc<Shared>,
     /// The newest of what the API showed and what it answered to our own writes.
     pod: Arc<Pod>,
+    /// What the API showed last, for telling news from it.
+    viewed: Arc<Pod>,
     gone: bool,
     memory: Memory,
     runtime: Option<Arc<RuntimePod>>,
@@ -79,7 +81,8 @@ impl Worker {
         shared.objects.follow(uid(&view.pod), &view.pod);
         let worker = Self {
             shared,
-            pod: view.pod,
+            pod: view.pod.clone(),
+            viewed: view.pod,
             gone: view.gone,
             memory,
             runtime: None,
@@ -221,13 +224,14 @@ impl Worker {
 
     /// Takes in what happened since the last decision.
     fn take_news(&mut self) {
-        if self.view.has_changed().unwrap_or(false) {
-            let view = self.view.borrow_and_update().clone();
+        let view = self.view.borrow_and_update().clone();
+        if !Arc::ptr_eq(&view.pod, &self.viewed) {
+            self.viewed = view.pod.clone();
             self.see(view.pod);
-            if view.gone && !self.gone {
-                self.gone = true;
-                self.memory.deleted = true;
-            }
+        }
+        if view.gone && !self.gone {
+            self.gone = true;
+            self.memory.deleted = true;
         }
         for signal in self.signals.take() {
             match signal {

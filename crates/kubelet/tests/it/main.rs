@@ -2,5 +2,8 @@
 //! route out; what it started dies with it. Without containerd the tests skip loudly, unless
 //! `SKIFF_REQUIRE_CONTAINERD=1` demands it.
 
+mod api;
 mod containerd;
+mod machine;
+mod pods;
 mod sandbox;

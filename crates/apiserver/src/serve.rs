@@ -277,7 +277,11 @@ impl Connection {
 
 fn http1() -> http1::Builder {
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(HEADERS).max_buf_size(HEADER_BYTES as usize);
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADERS)
+        .max_header_size(HEADER_BYTES as usize)
+        .max_buf_size(4 * HEADER_BYTES as usize);
     builder
 }
 

@@ -135,14 +135,14 @@ pub async fn list(server: &ApiServer, call: &ResourceCall) -> Result<Answer, Api
     let list = List { server, call, selection, limit: options.limit };
     let page = if let Some(token) = &options.continue_token {
         let token = ContinueToken::decode(token, &list.prefix())?;
-        list.from_store(token.rv, Some(&token.start)).await?
+        list.read_store(token.rv, Some(&token.start)).await?
     } else {
         match (options.resource_version, options.version_match) {
-            (Some(revision), Match::Exact) => list.from_store(revision, None).await?,
+            (Some(revision), Match::Exact) => list.read_store(revision, None).await?,
             (Some(revision), Match::Default) if revision > 0 && options.limit.is_some() => {
-                list.from_store(revision, None).await?
+                list.read_store(revision, None).await?
             }
-            (asked, _) => list.from_cache(asked).await?,
+            (asked, _) => list.read_cache(asked).await?,
         }
     };
     Ok(Answer::list(page))
@@ -160,7 +160,7 @@ impl List<'_> {
         format!("{}{}", self.call.prefix(), self.selection.key_prefix())
     }
 
-    async fn from_cache(&self, asked: Option<u64>) -> Result<Page, ApiError> {
+    async fn read_cache(&self, asked: Option<u64>) -> Result<Page, ApiError> {
         let all = self.server.cache();
         match asked {
             None => all.catch_up().await?,
@@ -184,7 +184,7 @@ impl List<'_> {
         Page { objects, revision, continue_token: token, remaining }
     }
 
-    async fn from_store(&self, revision: u64, after: Option<&str>) -> Result<Page, ApiError> {
+    async fn read_store(&self, revision: u64, after: Option<&str>) -> Result<Page, ApiError> {
         self.server.cache().reach(revision).await?;
         let (prefix, below) = (self.prefix(), self.call.prefix());
         let mut after = after.map(|key| format!("{below}{key}"));

@@ -75,7 +75,7 @@ impl Cached {
     }
 
     /// The index, built at the first selector that needs it.
-    pub fn index(&self, resource: &Resource) -> &Index {
+    pub fn selected(&self, resource: &Resource) -> &Index {
         self.index.get_or_init(|| {
             Box::new(self.decode().map(|value| Index::of(resource, &value)).unwrap_or_default())
         })

@@ -295,7 +295,7 @@ impl Inner {
 
     /// An event concerns the value that a field has, and the one that it had.
     fn deliver_by_field(&mut self, resource: &Resource, at: usize, event: &Arc<Event>) {
-        let value = |object: &Cached| object.index(resource).fields.get(at).map(|value| value.to_string());
+        let value = |object: &Cached| object.selected(resource).fields.get(at).map(|value| value.to_string());
         let now = value(&event.object);
         let before = event.previous.as_deref().and_then(value);
         if before != now

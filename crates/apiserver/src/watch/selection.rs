@@ -97,7 +97,7 @@ impl Selection {
         }
         self.fields_match(resource, object)
             && (self.labels.is_empty() || {
-                let index = object.index(resource);
+                let index = object.selected(resource);
                 self.labels.matches_with(|key| index.label(key))
             })
     }
@@ -108,7 +108,7 @@ impl Selection {
             "metadata.namespace" => Some(object.namespace()),
             other => {
                 let at = resource.selectable.iter().position(|field| field.field == other)?;
-                object.index(resource).fields.get(at).map(|value| &**value)
+                object.selected(resource).fields.get(at).map(|value| &**value)
             }
         })
     }

@@ -25,7 +25,7 @@ async fn small() -> Fixture {
     Fixture::with(config, Arc::new(NoKubelets), SimDisk::new(1)).await
 }
 
-/// 27 addresses are free (32 without the first, the last, `kubernetes` and DNS), but only 20 ports.
+/// 28 addresses are free (32 without the first, the last, `kubernetes` and DNS), but only 20 ports.
 #[tokio::test(start_paused = true)]
 async fn nothing_is_given_twice_and_everything_is_given() {
     let fixture = small().await;
@@ -37,14 +37,20 @@ async fn nothing_is_given_twice_and_everything_is_given() {
     let answers = futures::future::join_all(made).await;
     let (good, bad): (Vec<_>, Vec<_>) = answers.into_iter().partition(|(code, _)| *code == 201);
     assert_eq!(good.len(), 20, "every port is given");
-    let addresses: BTreeSet<&str> = good.iter().filter_map(|(_, made)| made["spec"]["clusterIP"].as_str()).collect();
+    let addresses: BTreeSet<&str> =
+        good.iter().filter_map(|(_, made)| made["spec"]["clusterIP"].as_str()).collect();
     let ports: BTreeSet<u64> =
         good.iter().filter_map(|(_, made)| made["spec"]["ports"][0]["nodePort"].as_u64()).collect();
     assert_eq!((addresses.len(), ports.len()), (20, 20), "none is given twice");
     for (code, status) in bad {
         assert_eq!(code, 422, "{status}");
         let message = status["message"].as_str().expect("a message");
-        assert!(message.contains("spec.ports[0].nodePort: Internal error: failed to allocate a nodePort: range is full"), "{message}");
+        assert!(
+            message.contains(
+                "spec.ports[0].nodePort: Internal error: failed to allocate a nodePort: range is full"
+            ),
+            "{message}"
+        );
     }
     // What is released can be given again, and only once.
     let first = good[0].1["metadata"]["name"].as_str().expect("a name");
@@ -67,14 +73,18 @@ async fn a_chosen_port_goes_to_one_of_those_who_want_it() {
     assert_eq!(answers.iter().filter(|(code, _)| *code == 201).count(), 1);
     for (_, status) in answers.iter().filter(|(code, _)| *code != 201) {
         let message = status["message"].as_str().expect("a message");
-        assert!(message.contains("spec.ports[0].nodePort: Invalid value: 30007: provided port is already allocated"), "{message}");
+        assert!(
+            message
+                .contains("spec.ports[0].nodePort: Invalid value: 30007: provided port is already allocated"),
+            "{message}"
+        );
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn addresses_run_out_with_a_name() {
     let fixture = small().await;
-    for number in 0..27 {
+    for number in 0..28 {
         let made = json!({"metadata": {"name": format!("s{number}")}, "spec": {"ports": [{"port": 80}]}});
         fixture.must("POST", SERVICES, Some(&made)).await;
     }

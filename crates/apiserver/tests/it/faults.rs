@@ -26,7 +26,10 @@ async fn a_full_disk_refuses_writes_and_nothing_else() {
     let (number, code, status) = refused.expect("what was preallocated runs out");
     assert_eq!(code, 507, "{status}");
     let message = status["message"].as_str().expect("a message");
-    assert!(message.contains("no space left on device") && message.contains("nothing was stored"), "{message}");
+    assert!(
+        message.contains("no space left on device") && message.contains("nothing was stored"),
+        "{message}"
+    );
     // Reads go on, the refused object is nowhere, and the server says that it is well.
     fixture.must("GET", &format!("{MAPS}/before"), None).await;
     fixture.must("GET", MAPS, None).await;

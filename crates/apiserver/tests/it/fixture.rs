@@ -11,7 +11,8 @@ use api_machinery::status::ApiError;
 use apiserver::catalog::Catalog;
 use apiserver::proxy::{Kubelets, NoKubelets};
 use apiserver::types::{
-    ANONYMOUS, AdmissionRequest, Body, Decision, Gate, Lookup, PeerCertificates, Permit, RequestInfo, UserInfo,
+    ANONYMOUS, AdmissionRequest, Body, Decision, Gate, Lookup, PeerCertificates, Permit, RequestInfo,
+    UserInfo,
 };
 use apiserver::{ApiServer, Config, Dependencies};
 use async_trait::async_trait;
@@ -69,7 +70,13 @@ impl Gate for OpenGate {
         Ok(Vec::new())
     }
 
-    async fn review(&self, user: &UserInfo, _: &Resource, _: &str, object: &mut Value) -> Result<(), ApiError> {
+    async fn review(
+        &self,
+        user: &UserInfo,
+        _: &Resource,
+        _: &str,
+        object: &mut Value,
+    ) -> Result<(), ApiError> {
         object["status"] = json!({"allowed": true, "reason": user.name});
         Ok(())
     }

@@ -47,7 +47,8 @@ impl Kubelet {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(authority.certificate.clone()).expect("a CA");
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let clients = rustls::server::WebPkiClientVerifier::builder_with_provider(roots.into(), provider.clone());
+        let clients =
+            rustls::server::WebPkiClientVerifier::builder_with_provider(roots.into(), provider.clone());
         let config = rustls::ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .expect("versions")
@@ -139,8 +140,7 @@ async fn logs_and_refusals_are_passed_on() {
     let (code, text) = fixture.send("GET", &format!("{LOG}?container=plain&{query}"), None).await;
     assert_eq!((code, &text), (200, &json!("one\ntwo\n")));
     let asked = kubelet.asked.lock().expect("notes").clone();
-    let wanted =
-        "/containerLogs/default/p/plain?previous=true&timestamps=true&tailLines=5&limitBytes=100&sinceSeconds=9";
+    let wanted = "/containerLogs/default/p/plain?previous=true&timestamps=true&tailLines=5&limitBytes=100&sinceSeconds=9";
     assert_eq!(asked, [wanted]);
     let cases = [
         ("redirect", 502, "the kubelet of node node-a answered 302"),
@@ -174,7 +174,9 @@ async fn a_followed_log_arrives_as_it_is_written_and_ends_with_its_reader() {
         assert_eq!(frame.expect("a good one").into_data().expect("data"), line);
     }
     drop(body);
-    tokio::time::timeout(PATIENCE, kubelet.lines.closed()).await.expect("the kubelet hears that nobody reads");
+    tokio::time::timeout(PATIENCE, kubelet.lines.closed())
+        .await
+        .expect("the kubelet hears that nobody reads");
 }
 
 #[tokio::test]
@@ -198,7 +200,8 @@ async fn only_the_node_itself_is_asked() {
 async fn addresses_that_lead_elsewhere_are_refused() {
     let authority = Authority::new();
     let outside = Config { advertise_address: [192, 0, 2, 1].into(), ..Config::default() };
-    let forbidden = ["127.0.0.1", "169.254.169.254", "0.0.0.0", "224.0.0.1", "::1", "fe80::1", "localhost", "kube.test"];
+    let forbidden =
+        ["127.0.0.1", "169.254.169.254", "0.0.0.0", "224.0.0.1", "::1", "fe80::1", "localhost", "kube.test"];
     for address in forbidden {
         let fixture = cluster(&authority, outside.clone(), (address, 10250), "node-a").await;
         let (code, status) = fixture.send("GET", &format!("{LOG}?container=plain"), None).await;

@@ -26,7 +26,11 @@ async fn a_page_whose_revision_is_gone_is_410() {
     fixture.store.compact(fixture.store.current_revision()).await.expect("compacted");
     let (code, status) = fixture.send("GET", &format!("{MAPS}?limit=2&continue={token}"), None).await;
     assert_eq!((code, &status["reason"]), (410, &json!("Expired")));
-    assert!(status["message"].as_str().is_some_and(|text| text.starts_with("The provided continue parameter is too old")));
+    assert!(
+        status["message"]
+            .as_str()
+            .is_some_and(|text| text.starts_with("The provided continue parameter is too old"))
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -143,7 +143,11 @@ impl<'a> Run<'a> {
                 return Ok(());
             }
             ["PATCH", kind, path] => {
-                let kind = if *kind == "strategic" { "strategic-merge-patch".to_owned() } else { format!("{kind}-patch") };
+                let kind = if *kind == "strategic" {
+                    "strategic-merge-patch".to_owned()
+                } else {
+                    format!("{kind}-patch")
+                };
                 let media = format!("application/{kind}+json");
                 self.answer(self.request(step, "PATCH", path, Some(&media))?).await
             }
@@ -160,7 +164,13 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    fn request(&self, step: &Step, method: &str, path: &str, media: Option<&str>) -> Result<Request<Bytes>, String> {
+    fn request(
+        &self,
+        step: &Step,
+        method: &str,
+        path: &str,
+        media: Option<&str>,
+    ) -> Result<Request<Bytes>, String> {
         let mut builder = Request::builder().method(method).uri(path);
         if let Some(media) = media
             && !step.headers.iter().any(|(name, _)| name == "Content-Type")
@@ -191,7 +201,8 @@ impl<'a> Run<'a> {
         }
         let (holds, found) = if let Some(rest) = line.strip_prefix("header ") {
             let (name, part) = rest.split_once(" ~ ").ok_or("not an expectation")?;
-            let found: Vec<&str> = headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).collect();
+            let found: Vec<&str> =
+                headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).collect();
             (found.iter().any(|value| value.contains(part)), format!("{found:?}"))
         } else if let Some(pointer) = line.strip_suffix(" absent") {
             (pointed(pointer).is_none(), value.to_string())
@@ -200,7 +211,8 @@ impl<'a> Run<'a> {
             (found.contains(part), found)
         } else {
             let (pointer, expected) = line.split_once(" = ").ok_or("not an expectation")?;
-            let expected: Value = serde_json::from_str(expected).map_err(|error| format!("{line}: {error}"))?;
+            let expected: Value =
+                serde_json::from_str(expected).map_err(|error| format!("{line}: {error}"))?;
             let found = pointed(pointer).unwrap_or(&Value::Null);
             (*found == expected, format!("{found} in {value}"))
         };
@@ -260,7 +272,11 @@ async fn scenarios_over_http2() {
 async fn what_was_made_is_there_after_a_restart() {
     let first = Fixture::new().await;
     let made = first
-        .must("POST", "/api/v1/namespaces/default/configmaps", Some(&serde_json::json!({"metadata": {"name": "a"}})))
+        .must(
+            "POST",
+            "/api/v1/namespaces/default/configmaps",
+            Some(&serde_json::json!({"metadata": {"name": "a"}})),
+        )
         .await;
     first.server.stop().await;
     first.store.close().await.expect("closed");

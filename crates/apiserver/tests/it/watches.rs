@@ -42,7 +42,10 @@ async fn a_watch_from_lost_history_is_told_to_list_again() {
     let event = watch.next().await.expect("an error");
     assert_eq!(event["type"], "ERROR");
     let status = &event["object"];
-    assert_eq!((&status["kind"], &status["code"], &status["reason"]), (&json!("Status"), &json!(410), &json!("Expired")));
+    assert_eq!(
+        (&status["kind"], &status["code"], &status["reason"]),
+        (&json!("Status"), &json!(410), &json!("Expired"))
+    );
     let message = status["message"].as_str().expect("a message");
     assert!(message.starts_with(&format!("too old resource version: {from} (")), "{message}");
     assert_eq!(watch.next().await, None);
@@ -97,8 +100,11 @@ async fn every_watch_sees_the_same_order() {
         let mut last = 0;
         for _ in &names {
             let event = watch.next().await.expect("an event");
-            let revision: u64 =
-                event["object"]["metadata"]["resourceVersion"].as_str().expect("text").parse().expect("a number");
+            let revision: u64 = event["object"]["metadata"]["resourceVersion"]
+                .as_str()
+                .expect("text")
+                .parse()
+                .expect("a number");
             assert!(revision > last, "revisions grow");
             last = revision;
             order.push(event["object"]["metadata"]["name"].as_str().expect("a name").to_owned());

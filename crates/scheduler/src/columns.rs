@@ -164,8 +164,8 @@ impl Columns {
         }
     }
 
-    /// A node came or changed. Returns its slot if anything changed that decisions depend on.
-    pub fn set_node(&mut self, name: &str, node: Arc<Node>) -> Option<usize> {
+    /// A node came or changed. If anything changed that decisions depend on, returns its slot, and what it was before.
+    pub fn set_node(&mut self, name: &str, node: Arc<Node>) -> Option<(usize, Option<Arc<Node>>)> {
         let slot = self.slot_for(name);
         if self.nodes[slot].as_ref().is_some_and(|known| same(known, &node)) {
             return None;
@@ -181,10 +181,11 @@ impl Columns {
         for (resource, amount) in allocatable.extended {
             self.extended_column(&resource).allocatable[slot] = amount;
         }
-        if self.nodes[slot].replace(node).is_none() {
+        let before = self.nodes[slot].replace(node);
+        if before.is_none() {
             self.present += 1;
         }
-        Some(slot)
+        Some((slot, before))
     }
 
     /// A node is gone; pods may still be known to be on it.

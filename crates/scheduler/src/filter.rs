@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use k8s_openapi::api::core::v1::Taint;
+use k8s_openapi::api::core::v1::{Node, Taint};
 use pod_rules::{affinity, ports, taints};
 
 use crate::columns::{Column, Columns};
@@ -43,6 +43,18 @@ pub struct Shortage {
 }
 
 impl Reject {
+    /// Filters are asked in this order.
+    fn order(&self) -> u8 {
+        match self {
+            Reject::NotNamed => 0,
+            Reject::Unschedulable => 1,
+            Reject::Taint => 2,
+            Reject::Affinity => 3,
+            Reject::Ports => 4,
+            Reject::Resources(_) => 5,
+        }
+    }
+
     /// Whether fewer pods on the node could change the answer.
     pub fn depends_on_pods(&self) -> bool {
         match self {
@@ -85,28 +97,58 @@ impl Shortage {
     }
 }
 
-/// The first filter that says no to the pod on the node in this slot; `None` if it can run there. The node must be there.
+/// The first filter that says no to the pod on the node in this slot; `None` if it can run there, or there is no node.
 pub fn first_reject(columns: &Columns, slot: usize, demand: &Demand) -> Option<Reject> {
     let node = columns.node(slot)?;
-    if demand.named.as_ref().is_some_and(|names| !names.iter().any(|name| name == columns.name(slot))) {
-        return Some(Reject::NotNamed);
-    }
-    let hard = [taints::NO_SCHEDULE, taints::NO_EXECUTE];
-    if node.spec.as_ref().is_some_and(|spec| spec.unschedulable == Some(true)) && !tolerates_cordon(demand) {
-        return Some(Reject::Unschedulable);
-    }
-    let found = columns.taints(slot);
-    if !found.is_empty() && taints::untolerated(&demand.pod, found, &hard).is_some() {
-        return Some(Reject::Taint);
-    }
-    if demand.selective && !affinity::matches_required(&demand.pod, node) {
-        return Some(Reject::Affinity);
+    if let Some(reject) = node_reject(node, demand) {
+        return Some(reject);
     }
     if !demand.usage.ports.is_empty() && ports::conflict(&demand.usage.ports, columns.ports(slot)) {
         return Some(Reject::Ports);
     }
     let shortage = shortage(columns, slot, demand);
     shortage.any().then_some(Reject::Resources(shortage))
+}
+
+/// The first of the filters that says no to a node whatever pods it has.
+pub fn node_reject(node: &Node, demand: &Demand) -> Option<Reject> {
+    let name = node.metadata.name.as_deref().unwrap_or("");
+    if demand.named.as_ref().is_some_and(|names| !names.iter().any(|named| named == name)) {
+        return Some(Reject::NotNamed);
+    }
+    let spec = node.spec.as_ref();
+    if spec.is_some_and(|spec| spec.unschedulable == Some(true)) && !tolerates_cordon(demand) {
+        return Some(Reject::Unschedulable);
+    }
+    let found = spec.and_then(|spec| spec.taints.as_deref()).unwrap_or_default();
+    let hard = [taints::NO_SCHEDULE, taints::NO_EXECUTE];
+    if !found.is_empty() && taints::untolerated(&demand.pod, found, &hard).is_some() {
+        return Some(Reject::Taint);
+    }
+    (demand.selective && !affinity::matches_required(&demand.pod, node)).then_some(Reject::Affinity)
+}
+
+/// What a change of a node means for a pod that was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Help {
+    /// Nothing.
+    None,
+    /// The filter that said no says yes, and a later one no: there is something new to say.
+    News,
+    /// The pod can run there.
+    Room,
+}
+
+/// What it means for a pod that the node in a slot changed from `before`, or has more room (`None`).
+pub fn help(columns: &Columns, slot: usize, before: Option<&Node>, demand: &Demand) -> Help {
+    match first_reject(columns, slot, demand) {
+        None if columns.node(slot).is_some() => Help::Room,
+        None => Help::None,
+        Some(now) => match before.and_then(|before| node_reject(before, demand)) {
+            Some(before) if before.order() < now.order() => Help::News,
+            _ => Help::None,
+        },
+    }
 }
 
 /// Pods that tolerate the taint of an unschedulable node may run on one (those of daemon sets do).

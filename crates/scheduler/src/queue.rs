@@ -1,6 +1,7 @@
 //! Pods that wait for a node. Active ones are next, the highest priority first, then the oldest. One that was refused is
 //! unschedulable until something happens that helps it, or for five minutes; one that failed, or was woken soon after it was
-//! refused, backs off for one second, then two, up to ten. One that is being bound or reported is taken: nobody else gets it.
+//! refused, backs off for one second, then two, up to ten; if there is room for it and no other pod is active, it need not
+//! wait so long. One that is being bound or reported is taken: nobody else gets it.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,6 +13,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use crate::demand::Demand;
+use crate::filter::Help;
 
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 const LAST_BACKOFF: Duration = Duration::from_secs(10);
@@ -27,8 +29,8 @@ enum Place {
     Backoff(Instant),
     /// Until then at the latest.
     Unschedulable(Instant),
-    /// Whether something happened meanwhile that helps it.
-    Taken(bool),
+    /// What happened meanwhile that helps it.
+    Taken(Help),
 }
 
 #[derive(Debug)]
@@ -38,6 +40,8 @@ struct Entry {
     place: Place,
     attempts: u32,
     attempted: Option<Instant>,
+    /// Whether the last attempt ended with an error, not a refusal.
+    failed: bool,
 }
 
 impl Entry {
@@ -57,6 +61,8 @@ pub struct Queue {
     /// Those that back off and those that are unschedulable, by when they become active.
     backoff: BTreeSet<(Instant, ObjectKey)>,
     unschedulable: BTreeSet<(Instant, ObjectKey)>,
+    /// Those that back off although there was room for them when they were woken.
+    early: BTreeMap<Rank, ObjectKey>,
     taken: BTreeSet<ObjectKey>,
     arrivals: u64,
 }
@@ -75,15 +81,15 @@ impl Queue {
         let priority = Reverse(demand.usage.priority);
         entry.demand = demand;
         if changed {
-            let place = entry.place;
-            if place == Place::Active {
-                self.active.remove(&entry.rank);
-            }
+            let (place, old) = (entry.place, entry.rank);
             entry.rank.0 = priority;
+            let rank = entry.rank;
             if place == Place::Active {
-                self.active.insert(entry.rank, key.clone());
+                self.active.remove(&old);
+                self.active.insert(rank, key.clone());
             }
-            self.wake_one(&key, now);
+            self.early.remove(&old);
+            self.wake_one(&key, now, Help::Room);
         }
     }
 
@@ -93,7 +99,7 @@ impl Queue {
             demand.pod.metadata.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0);
         let rank = (Reverse(demand.usage.priority), created, self.arrivals);
         self.active.insert(rank, key.clone());
-        let entry = Entry { demand, rank, place: Place::Active, attempts: 0, attempted: None };
+        let entry = Entry { demand, rank, place: Place::Active, attempts: 0, attempted: None, failed: false };
         self.pods.insert(key, entry);
     }
 
@@ -110,7 +116,10 @@ impl Queue {
         let Some(entry) = self.pods.get(key) else { return };
         match entry.place {
             Place::Active => drop(self.active.remove(&entry.rank)),
-            Place::Backoff(due) => drop(self.backoff.remove(&(due, key.clone()))),
+            Place::Backoff(due) => {
+                self.backoff.remove(&(due, key.clone()));
+                self.early.remove(&entry.rank);
+            }
             Place::Unschedulable(due) => drop(self.unschedulable.remove(&(due, key.clone()))),
             Place::Taken(_) => drop(self.taken.remove(key)),
         }
@@ -136,58 +145,87 @@ impl Queue {
     /// The next pod, which is taken until [`Queue::refused`], [`Queue::failed`] or [`Queue::remove`].
     pub fn take(&mut self, now: Instant) -> Option<(ObjectKey, Arc<Demand>)> {
         let key = self.active.first_key_value()?.1.clone();
-        self.enter(&key, Place::Taken(false));
+        self.take_one(key, now)
+    }
+
+    /// As [`Queue::take`], of those that still back off but for which there is room. A pod for which there is none any more
+    /// waits for its time.
+    pub fn take_early(
+        &mut self,
+        now: Instant,
+        fits: impl Fn(&Demand) -> bool,
+    ) -> Option<(ObjectKey, Arc<Demand>)> {
+        while let Some((_, key)) = self.early.pop_first() {
+            if self.pods.get(&key).is_some_and(|entry| fits(&entry.demand)) {
+                return self.take_one(key, now);
+            }
+        }
+        None
+    }
+
+    fn take_one(&mut self, key: ObjectKey, now: Instant) -> Option<(ObjectKey, Arc<Demand>)> {
+        self.enter(&key, Place::Taken(Help::None));
         let entry = self.pods.get_mut(&key)?;
         entry.attempts += 1;
         entry.attempted = Some(now);
+        entry.failed = false;
         Some((key, entry.demand.clone()))
     }
 
     /// A taken pod found no node.
     pub fn refused(&mut self, key: &ObjectKey, now: Instant) {
-        let Some(entry) = self.pods.get(key) else { return };
-        match entry.place {
-            Place::Taken(true) => self.failed(key, now),
-            Place::Taken(false) => {
-                let due = entry.attempted.unwrap_or(now) + FLUSH;
-                self.enter(key, Place::Unschedulable(due));
-            }
-            _ => {}
+        let Some(Entry { place: Place::Taken(help), attempted, .. }) = self.pods.get(key) else { return };
+        match help {
+            Help::None => self.enter(key, Place::Unschedulable(attempted.unwrap_or(now) + FLUSH)),
+            help => self.back_off(key, now, *help),
         }
     }
 
     /// A taken pod shall be tried again when it has backed off.
     pub fn failed(&mut self, key: &ObjectKey, now: Instant) {
-        let Some(entry) = self.pods.get(key) else { return };
+        let Some(entry) = self.pods.get_mut(key) else { return };
         if matches!(entry.place, Place::Taken(_)) {
-            self.back_off(key, now);
+            entry.failed = true;
+            self.back_off(key, now, Help::None);
         }
     }
 
     /// Active, or first backing off.
-    fn back_off(&mut self, key: &ObjectKey, now: Instant) {
+    fn back_off(&mut self, key: &ObjectKey, now: Instant, help: Help) {
         let Some(entry) = self.pods.get(key) else { return };
-        let due = entry.backed_off(now);
-        self.enter(key, if due <= now { Place::Active } else { Place::Backoff(due) });
+        let (due, rank) = (entry.backed_off(now), entry.rank);
+        if due <= now {
+            return self.enter(key, Place::Active);
+        }
+        self.enter(key, Place::Backoff(due));
+        if help == Help::Room {
+            self.early.insert(rank, key.clone());
+        }
     }
 
-    fn wake_one(&mut self, key: &ObjectKey, now: Instant) {
-        match self.pods.get_mut(key) {
-            Some(Entry { place: Place::Taken(woken), .. }) => *woken = true,
-            Some(Entry { place: Place::Unschedulable(_), .. }) => self.back_off(key, now),
-            _ => {}
+    fn wake_one(&mut self, key: &ObjectKey, now: Instant, help: Help) {
+        let Some(entry) = self.pods.get_mut(key) else { return };
+        match &mut entry.place {
+            Place::Taken(known) => *known = help.max(*known),
+            Place::Unschedulable(_) => self.back_off(key, now, help),
+            Place::Backoff(_) if help == Help::Room && !entry.failed => {
+                self.early.insert(entry.rank, key.clone());
+            }
+            Place::Backoff(_) | Place::Active => {}
         }
     }
 
     /// Something happened: every refused pod that it helps is tried again.
-    pub fn wake(&mut self, now: Instant, helps: impl Fn(&Demand) -> bool) {
-        let refused = self.unschedulable.iter().map(|(_, key)| key).chain(&self.taken);
-        let helped: Vec<ObjectKey> = refused
-            .filter(|key| self.pods.get(*key).is_some_and(|entry| helps(&entry.demand)))
-            .cloned()
+    pub fn wake(&mut self, now: Instant, helps: impl Fn(&Demand) -> Help) {
+        let waiting = self.unschedulable.iter().chain(&self.backoff).map(|(_, key)| key).chain(&self.taken);
+        let helped: Vec<(ObjectKey, Help)> = waiting
+            .filter_map(|key| {
+                let help = helps(&self.pods.get(key)?.demand);
+                (help != Help::None).then(|| (key.clone(), help))
+            })
             .collect();
-        for key in helped {
-            self.wake_one(&key, now);
+        for (key, help) in helped {
+            self.wake_one(&key, now, help);
         }
     }
 

@@ -36,7 +36,7 @@ enum BindError {
 /// How a request went.
 enum Outcome {
     Bind { key: ObjectKey, demand: Arc<Demand>, node: String, result: Result<(), BindError> },
-    Report { report: Report, outcome: Reported },
+    Report { report: Box<Report>, outcome: Reported },
 }
 
 /// What changed since it was last looked at. Bounded by what there is.
@@ -200,7 +200,7 @@ impl Shell {
                 }
                 Err(_) => Reported::Failed,
             };
-            Outcome::Report { report, outcome }
+            Outcome::Report { report: Box::new(report), outcome }
         });
     }
 

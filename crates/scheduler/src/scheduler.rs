@@ -4,7 +4,7 @@
 //! A pod is assumed to be on its node from the decision on, so that the next decision knows of it. A view of the pod
 //! that does not show the assignment yet is older than our own write and changes nothing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use component::ObjectKey;
@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use crate::columns::{Columns, Placement};
 use crate::decide::{Decision, decide};
 use crate::demand::{Demand, Usage};
-use crate::filter::first_reject;
+use crate::filter::{Help, first_reject, help};
 use crate::queue::Queue;
 
 /// The name by which pods ask for this scheduler.
@@ -83,8 +83,10 @@ struct Written {
 pub struct Scheduler {
     columns: Columns,
     queue: Queue,
-    /// Slots whose node could take more than before.
-    improved: BTreeSet<usize>,
+    /// Slots whose node may take more than when pods last had their chance, and the node as it was then, if it changed.
+    improved: BTreeMap<usize, Option<Arc<Node>>>,
+    /// Whether there was no node then.
+    deserted: bool,
     written: BTreeMap<ObjectKey, Written>,
 }
 
@@ -102,7 +104,13 @@ impl Scheduler {
     /// A node came, changed or went.
     pub fn node_changed(&mut self, name: &str, node: Option<Arc<Node>>) {
         match node {
-            Some(node) => self.improved.extend(self.columns.set_node(name, node)),
+            Some(node) => {
+                self.deserted |= self.columns.present() == 0;
+                if let Some((slot, before)) = self.columns.set_node(name, node) {
+                    let known = self.improved.entry(slot).or_default();
+                    *known = known.take().or(before);
+                }
+            }
             None => self.columns.remove_node(name),
         }
     }
@@ -119,7 +127,7 @@ impl Scheduler {
         if !node.is_empty() {
             self.leave_queue(key);
             let left = self.columns.place(key, uid, node, Usage::of(&pod), false);
-            self.improved.extend(left);
+            self.has_room(left);
             return;
         }
         match self.columns.placement(key) {
@@ -136,7 +144,13 @@ impl Scheduler {
 
     fn leave_node(&mut self, key: &ObjectKey) {
         let left = self.columns.remove_pod(key);
-        self.improved.extend(left);
+        self.has_room(left);
+    }
+
+    fn has_room(&mut self, slot: Option<usize>) {
+        if let Some(slot) = slot {
+            self.improved.entry(slot).or_default();
+        }
     }
 
     fn leave_queue(&mut self, key: &ObjectKey) {
@@ -147,14 +161,29 @@ impl Scheduler {
     /// Pods that what was seen since the last time helps, or whose time has come, become active.
     pub fn wake(&mut self, now: Instant) {
         let improved = std::mem::take(&mut self.improved);
-        let slots: Vec<usize> =
-            improved.into_iter().filter(|slot| self.columns.node(*slot).is_some()).collect();
-        if !slots.is_empty() {
+        let least = if std::mem::take(&mut self.deserted) { Help::News } else { Help::None };
+        if !improved.is_empty() {
             let columns = &self.columns;
-            self.queue
-                .wake(now, |demand| slots.iter().any(|slot| first_reject(columns, *slot, demand).is_none()));
+            self.queue.wake(now, |demand| {
+                let helps =
+                    improved.iter().map(|(slot, before)| help(columns, *slot, before.as_deref(), demand));
+                helps.fold(least, Help::max)
+            });
         }
         self.queue.promote(now);
+    }
+
+    /// The next pod: an active one, or one that still backs off while there is room for it and nobody else wants it.
+    fn take(&mut self, now: Instant) -> Option<(ObjectKey, Arc<Demand>)> {
+        if let Some(taken) = self.queue.take(now) {
+            return Some(taken);
+        }
+        let columns = &self.columns;
+        let fits = |demand: &Demand| {
+            (0..columns.slots())
+                .any(|slot| columns.node(slot).is_some() && first_reject(columns, slot, demand).is_none())
+        };
+        self.queue.take_early(now, fits)
     }
 
     /// When [`Scheduler::wake`] has something to do although nothing happened.
@@ -164,12 +193,12 @@ impl Scheduler {
 
     /// Decides about the next pod. `pick` chooses one of so many.
     pub fn next(&mut self, now: Instant, pick: impl FnOnce(usize) -> usize) -> Option<Action> {
-        let (key, demand) = self.queue.take(now)?;
+        let (key, demand) = self.take(now)?;
         match decide(&self.columns, &demand) {
             Decision::Assign(best) => {
                 let node = self.columns.name(best[pick(best.len()).min(best.len() - 1)]).to_owned();
                 let left = self.columns.place(&key, demand.uid(), &node, demand.usage.clone(), true);
-                self.improved.extend(left);
+                self.has_room(left);
                 Some(Action::Bind { key, demand, node })
             }
             Decision::Refuse(refusal) => {

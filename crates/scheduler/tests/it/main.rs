@@ -1,6 +1,9 @@
-//! The scheduler without an API: filters, scores, messages, the queue and the whole state, against tables and stories.
+//! The scheduler: filters, scores, messages, the queue and the whole state against tables and stories, and the loop against
+//! a small API of its own.
 
+mod api;
 mod filters;
+mod looping;
 mod queue;
 mod scores;
 mod stories;

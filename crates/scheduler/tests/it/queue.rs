@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use scheduler::demand::Demand;
+use scheduler::filter::Help;
 use scheduler::queue::Queue;
 use serde_json::json;
 use tokio::time::{Instant, advance};
@@ -62,9 +63,9 @@ async fn a_refused_pod_waits_for_what_helps_it_or_five_minutes() {
     take(&mut queue);
     queue.refused(&key("p"), Instant::now());
     advance(Duration::from_secs(20)).await;
-    queue.wake(Instant::now(), |_| false);
+    queue.wake(Instant::now(), |_| Help::None);
     assert_eq!(take(&mut queue), None, "nothing that helps");
-    queue.wake(Instant::now(), |_| true);
+    queue.wake(Instant::now(), |_| Help::Room);
     assert_eq!(take(&mut queue).as_deref(), Some("p"), "it has backed off already");
     queue.refused(&key("p"), Instant::now());
     advance(Duration::from_secs(299)).await;
@@ -79,11 +80,30 @@ async fn what_helps_soon_after_a_refusal_still_lets_it_back_off() {
     offer(&mut queue, "p", &json!({}));
     take(&mut queue);
     // While its refusal is being written.
-    queue.wake(Instant::now(), |_| true);
+    queue.wake(Instant::now(), |_| Help::News);
     queue.refused(&key("p"), Instant::now());
     assert_eq!(take(&mut queue), None);
     advance(Duration::from_secs(1)).await;
     assert_eq!(take(&mut queue).as_deref(), Some("p"), "the event was not lost");
+}
+
+#[tokio::test(start_paused = true)]
+async fn room_ends_a_backoff_early_if_nobody_else_waits_and_it_lasts() {
+    let mut queue = Queue::default();
+    let early =
+        |queue: &mut Queue, fits: bool| queue.take_early(Instant::now(), |_| fits).map(|(key, _)| key.name);
+    offer(&mut queue, "p", &json!({}));
+    take(&mut queue);
+    queue.refused(&key("p"), Instant::now());
+    queue.wake(Instant::now(), |_| Help::Room);
+    assert_eq!(take(&mut queue), None, "it backs off");
+    assert_eq!(early(&mut queue, false), None, "another pod took the room");
+    assert_eq!(early(&mut queue, true), None, "once is enough");
+    queue.wake(Instant::now(), |_| Help::Room);
+    assert_eq!(early(&mut queue, true).as_deref(), Some("p"));
+    queue.failed(&key("p"), Instant::now());
+    queue.wake(Instant::now(), |_| Help::Room);
+    assert_eq!(early(&mut queue, true), None, "room does not help against errors");
 }
 
 #[tokio::test(start_paused = true)]

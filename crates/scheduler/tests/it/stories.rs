@@ -132,10 +132,11 @@ async fn only_events_that_help_wake_a_pod() {
     let ssd = json!({"metadata": {"labels": {"disk": "ssd"}}});
     let tainted = json!({"metadata": {"labels": {"disk": "ssd"}},
         "spec": {"taints": [{"key": "k", "effect": "NoSchedule"}]}});
-    world.pod("picky", &json!({"spec": {"nodeSelector": {"disk": "ssd"}}}));
-    assert_eq!(world.refuse().message, "no nodes available to schedule pods");
-    advance(Duration::from_secs(60)).await;
     world.node("plain", &json!({}));
+    world.pod("picky", &json!({"spec": {"nodeSelector": {"disk": "ssd"}}}));
+    assert!(world.refuse().message.contains("didn't match Pod's node affinity/selector"));
+    advance(Duration::from_secs(60)).await;
+    world.node("other", &json!({}));
     world.node("n", &tainted);
     assert!(world.next().is_none(), "neither node helps");
     let mut heartbeat = tainted.clone();
@@ -144,6 +145,40 @@ async fn only_events_that_help_wake_a_pod() {
     assert!(world.next().is_none());
     world.node("n", &ssd);
     assert_eq!(world.bind(), pair("picky", "n"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_still_does_not_fit_says_the_new_reason() {
+    let mut world = World::default();
+    world.pod("large", &asking(json!({"cpu": "5"})));
+    assert_eq!(world.refuse().message, "no nodes available to schedule pods");
+    world.node("n", &json!({"spec": {"taints": [{"key": "not-ready", "effect": "NoSchedule"}]}}));
+    advance(Duration::from_secs(1)).await;
+    assert!(world.refuse().message.contains(": 1 node(s) had untolerated taint(s)."));
+    world.node("n", &json!({}));
+    assert!(world.next().is_none(), "it backs off");
+    advance(Duration::from_secs(2)).await;
+    assert!(world.refuse().message.contains(": 1 Insufficient cpu."));
+    world.node("other", &json!({}));
+    advance(Duration::from_secs(60)).await;
+    assert!(world.next().is_none(), "another node that does not help");
+}
+
+#[tokio::test(start_paused = true)]
+async fn room_is_used_at_once_and_only_as_far_as_it_goes() {
+    let mut world = World::default();
+    let three = asking(json!({"cpu": "3"}));
+    let mut there = three.clone();
+    there["spec"]["nodeName"] = "n".into();
+    world.node("n", &json!({}));
+    world.pod("there", &there);
+    world.pod("a", &three);
+    world.pod("b", &three);
+    world.refuse();
+    world.refuse();
+    world.gone("there");
+    assert_eq!(world.bind(), pair("a", "n"));
+    assert!(world.next().is_none(), "b is not even tried");
 }
 
 #[tokio::test(start_paused = true)]

@@ -23,6 +23,8 @@ struct State {
     /// Every change: path, kind of event, object.
     log: Vec<(String, &'static str, Value)>,
     away: bool,
+    /// Requests while it was away.
+    refused: usize,
 }
 
 /// The server; clones are the same one.
@@ -69,6 +71,11 @@ impl FakeApi {
     pub fn set_away(&self, away: bool) {
         self.lock().away = away;
         self.changes.send_modify(|_| {});
+    }
+
+    /// How many requests got no answer.
+    pub fn refused(&self) -> usize {
+        self.lock().refused
     }
 
     /// Puts an object there, new or instead of an old one. Path as in URLs, without the version's prefix.
@@ -152,7 +159,12 @@ impl FakeApi {
     async fn serve(&self, request: Request<Body>) -> Result<Answer, std::io::Error> {
         let (parts, body) = request.into_parts();
         let bytes = body.collect().await.map_err(std::io::Error::other)?.to_bytes();
-        if self.lock().away {
+        let away = {
+            let mut state = self.lock();
+            state.refused += usize::from(state.away);
+            state.away
+        };
+        if away {
             return Err(std::io::Error::other("the server is away"));
         }
         let path = parts.uri.path();

@@ -39,7 +39,8 @@ impl Machine {
         let mut config = Config::new("node-1", data);
         config.node_ips = vec!["10.42.0.1".parse().expect("an address")];
         config.pod_cidr = Some("10.42.0.0/24".to_owned());
-        config.cgroup_root = format!("/skiff-test-{}", std::process::id());
+        let name = data.file_name().unwrap_or_default().to_string_lossy();
+        config.cgroup_root = format!("/skiff-test-{name}");
         let images = data.join("agent/images");
         std::fs::create_dir_all(&images).expect("a directory");
         std::fs::write(images.join("busybox.tar"), busybox()).expect("an archive");
@@ -74,6 +75,13 @@ impl Machine {
         running.main.await.expect("no panic").expect("no error");
         running.tasks.close();
         within(running.tasks.wait(), "the end of all tasks").await;
+    }
+
+    /// Ends the kubelet of a machine whose pods are all gone, and the machine.
+    pub async fn end(mut self) {
+        self.stop().await;
+        let hierarchy = host::cgroup::Hierarchy::detect().expect("cgroups");
+        hierarchy.remove(&self.config.cgroup_root).expect("nothing is left in it");
     }
 
     /// Makes a pod on this node.

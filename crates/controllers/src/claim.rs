@@ -179,7 +179,7 @@ mod tests {
             uid: Some("me".to_owned()),
             labels: Some([("app".to_owned(), app.to_owned())].into()),
             owner_references: controller.map(|uid| vec![owner(uid)]),
-            deletion_timestamp: deleting.then(|| Time(jiff::Timestamp::UNIX_EPOCH)),
+            deletion_timestamp: deleting.then_some(Time(jiff::Timestamp::UNIX_EPOCH)),
             ..ObjectMeta::default()
         }
     }

@@ -18,6 +18,7 @@ mod answers;
 mod claim;
 mod expectations;
 mod informers;
+mod services;
 mod pods_by_node;
 mod resources;
 

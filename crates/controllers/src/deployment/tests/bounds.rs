@@ -32,7 +32,8 @@ fn what_a_strategy_allows() {
 
 #[test]
 fn shares_are_proportional() {
-    let table: [(i32, i32, &[(i32, i32)], &[i32]); 7] = [
+    type Row = (i32, i32, &'static [(i32, i32)], &'static [i32]);
+    let table: [Row; 7] = [
         // replicas, surge, (size, most before) largest first, sizes afterwards
         (15, 3, &[(8, 13), (5, 13)], &[11, 7]),
         (5, 0, &[(8, 10), (2, 10)], &[4, 1]),

@@ -173,7 +173,7 @@ fn rewrite(disk: &dyn Disk, name: &str, bytes: &[u8]) -> Result<Box<dyn DiskFile
 struct Segment {
     file: Box<dyn DiskFile>,
     salt: u32,
-    /// Up to the end of the last frame.
+    /// Up to the end of the last frame that is more than a mark.
     bytes: Vec<u8>,
     /// Nothing shows that the last transactions were ever synced: no later frame, not even a part of one.
     doubtful: bool,
@@ -205,11 +205,14 @@ impl Replay<'_> {
         self.next = first;
         let mut at = SECTOR;
         let mut doubtful = false;
+        let mut end = SECTOR;
         loop {
             match frame::read(&bytes, at, header.salt) {
                 Read::Frame(frame) => {
                     self.frame(&frame).map_err(|error| error.locate(&path, at))?;
                     doubtful = frame.count > 0;
+                    // A mark at the end proves that what is before it was synced, but may itself not be.
+                    end = if doubtful { frame.next } else { at };
                     at = frame.next;
                 }
                 Read::End => {
@@ -223,12 +226,12 @@ impl Replay<'_> {
                 }
                 Read::Bad(what) => {
                     self.tail(&bytes, at, header.salt, &path, what)?;
-                    doubtful = false;
+                    (doubtful, end) = (false, at);
                     break;
                 }
             }
         }
-        bytes.truncate(at);
+        bytes.truncate(end);
         Ok(Segment { file, salt: header.salt, bytes, doubtful })
     }
 

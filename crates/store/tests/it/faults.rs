@@ -117,6 +117,24 @@ fn what_a_failed_sync_left_in_memory_is_shown_only_once_it_is_durable() {
 }
 
 #[test]
+fn a_mark_whose_sync_failed_is_not_built_upon() {
+    for seed in 0..100 {
+        run(async {
+            let disk = SimDisk::new(seed);
+            let store = open(&disk, small(1)).expect("opened");
+            put(&store, "/a", "1").await.expect("put");
+            disk.fail_next(Operation::Sync, ErrorKind::Other);
+            store.close().await.expect("closed, if not in good order");
+            let disk = disk.kill();
+            let store = open(&disk, small(1)).expect("opened");
+            put(&store, "/a", "2").await.expect("put");
+            let store = open(&disk.lose_power(), small(1)).expect("opened");
+            assert_eq!(all(&store).await[0].value, "2", "seed {seed}");
+        });
+    }
+}
+
+#[test]
 fn no_snapshot_for_want_of_room_loses_nothing_and_is_made_up_for() {
     let newest =
         |disk: &SimDisk| disk.files().into_keys().rfind(|name| name.ends_with(".snap")).expect("one");

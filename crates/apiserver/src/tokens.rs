@@ -297,6 +297,18 @@ mod tests {
         for token in forged {
             assert_eq!(tokens.verify(&token, own, at(2000)), Err(TokenError::Invalid), "{token:.80}");
         }
+        // Our own signature under a header that we would not write is no token either.
+        for header in [
+            json!({"alg": "none", "kid": kid}),
+            json!({"alg": "HS256", "kid": kid}),
+            json!({"alg": "ES256", "kid": "other"}),
+            json!({"alg": "ES256", "kid": kid, "crit": ["exp"]}),
+        ] {
+            let signed = segments(&header, &claims);
+            let signature = tokens.key.sign(&tokens.random, signed.as_bytes()).expect("a signature");
+            let token = format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature));
+            assert_eq!(tokens.verify(&token, own, at(2000)), Err(TokenError::Invalid), "{header}");
+        }
         tokens.verify(&good, own, at(2000)).expect("the good one is good");
     }
 

@@ -301,4 +301,58 @@ mod tests {
             "one broken binding does not hide another"
         );
     }
+
+    /// A cache that is one binding behind until it is asked to catch up.
+    struct Behind(std::sync::atomic::AtomicBool);
+
+    #[async_trait::async_trait]
+    impl Lookup for Behind {
+        async fn get(&self, _: &str, _: &str, _: &str, _: &str) -> Result<Option<Arc<Value>>, ApiError> {
+            Ok(None)
+        }
+
+        async fn list(&self, _: &str, plural: &str, _: Option<&str>) -> Result<Vec<Arc<Value>>, ApiError> {
+            let rules = json!([{"verbs": ["get"], "apiGroups": [""], "resources": ["pods"]}]);
+            let role = json!({"metadata": {"name": "r"}, "rules": rules});
+            let subjects = json!([{"kind": "User", "name": "ann"}]);
+            let reference = json!({"kind": "ClusterRole", "name": "r"});
+            let binding = json!({"metadata": {"name": "b"}, "roleRef": reference, "subjects": subjects});
+            Ok(match plural {
+                "clusterroles" => vec![Arc::new(role)],
+                "clusterrolebindings" if self.caught_up() => vec![Arc::new(binding)],
+                _ => Vec::new(),
+            })
+        }
+
+        fn changed_at(&self, _: &str, _: &str) -> u64 {
+            u64::from(self.caught_up())
+        }
+
+        async fn fresh(&self) -> Result<(), ApiError> {
+            self.0.store(true, std::sync::atomic::Ordering::SeqCst);
+            Ok(())
+        }
+    }
+
+    impl Behind {
+        fn caught_up(&self) -> bool {
+            self.0.load(std::sync::atomic::Ordering::SeqCst)
+        }
+    }
+
+    #[tokio::test]
+    async fn nobody_is_refused_what_was_granted_just_now() {
+        let rbac = Rbac::new(Arc::new(Behind(false.into())));
+        let info = RequestInfo {
+            verb: "get".into(),
+            resource: "pods".into(),
+            is_resource: true,
+            ..RequestInfo::default()
+        };
+        let verdict = rbac.decide(&UserInfo::new("bob", &[]), &info).await.expect("decided");
+        assert_eq!(verdict, Verdict::NoOpinion(String::new()));
+        let rbac = Rbac::new(Arc::new(Behind(false.into())));
+        let verdict = rbac.decide(&UserInfo::new("ann", &[]), &info).await.expect("decided");
+        assert!(matches!(verdict, Verdict::Allow(_)), "{verdict:?}");
+    }
 }

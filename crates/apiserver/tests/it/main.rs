@@ -3,6 +3,7 @@
 mod allocation;
 mod faults;
 mod fixture;
+mod gate;
 mod kubelets;
 mod lists;
 mod scenario;

@@ -27,6 +27,14 @@ impl Applier {
         self.known = None;
     }
 
+    /// Makes the table with `base` if there is none; one that is there stays as it is.
+    pub async fn establish(&mut self, base: &Ruleset) -> Result<(), NftError> {
+        if self.nft.list(TABLE).await?.is_none() {
+            self.reconcile(base).await?;
+        }
+        Ok(())
+    }
+
     /// Applies the difference between what the kernel holds and `want`, in one transaction. Returns the flows that the
     /// kernel should now forget, those included that went while no proxy was there.
     pub async fn reconcile(&mut self, want: &Ruleset) -> Result<BTreeSet<Stale>, NftError> {

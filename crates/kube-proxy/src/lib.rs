@@ -9,6 +9,7 @@ pub mod conntrack;
 pub mod plan;
 pub mod rules;
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,39 +57,49 @@ pub async fn run(context: Context, config: Config, nft: Arc<dyn Nft>) -> Result<
 
     let mut monitor = nft.monitor().map_err(Error::Monitor)?;
     let mut applier = apply::Applier::new(nft);
-    // The ranges are held before any service is known: a packet to a service that does not exist (yet) is refused here.
-    let mut wanted = rules::build(&plan::Plan::new(), &config.ranges);
-    let mut retry: Option<Instant> = reconcile(&mut applier, &wanted).await;
+    let mut wanted = Wanted::AtLeast(rules::build(&plan::Plan::new(), &config.ranges));
+    let mut retry = reconcile(&mut applier, &wanted).await;
     let synced = async {
         services.synced().await;
         slices.synced().await;
     };
-    tokio::select! {
-        () = synced => {}
-        () = context.shutdown.cancelled() => return Ok(()),
-    }
-    changed.notify_one();
+    tokio::pin!(synced);
     loop {
+        let known = matches!(wanted, Wanted::Exactly(_));
         tokio::select! {
             () = context.shutdown.cancelled() => return Ok(()),
-            () = changed.notified() => {
-                tokio::time::sleep(GATHER).await;
-                wanted = rules::build(
-                    &plan::plan(&services.list(), &slices.list(), &config.local_addresses), &config.ranges);
-            }
+            () = &mut synced, if !known => {}
+            () = changed.notified(), if known => tokio::time::sleep(GATHER).await,
             touched = monitor.recv() => match touched {
                 Some(()) => { applier.doubt(); drain(&mut monitor); }
                 None => return Err(Error::Monitor(NftError::MonitorEnded)),
             },
             () = until(retry) => applier.doubt(),
         }
+        if services.has_synced() && slices.has_synced() {
+            let plan = plan::plan(&services.list(), &slices.list(), &config.local_addresses);
+            wanted = Wanted::Exactly(rules::build(&plan, &config.ranges));
+        }
         retry = reconcile(&mut applier, &wanted).await;
     }
 }
 
+/// What the kernel should hold.
+enum Wanted {
+    /// Before any service is known: a packet to a service that does not exist (yet) is refused. Rules that an earlier
+    /// proxy left stay as they are, since services go on while nobody can say what they are.
+    AtLeast(rules::Ruleset),
+    /// Just this.
+    Exactly(rules::Ruleset),
+}
+
 /// Applies what is wanted; a failure is logged here and the time of the next try returned.
-async fn reconcile(applier: &mut apply::Applier, wanted: &rules::Ruleset) -> Option<Instant> {
-    match applier.reconcile(wanted).await {
+async fn reconcile(applier: &mut apply::Applier, wanted: &Wanted) -> Option<Instant> {
+    let outcome = match wanted {
+        Wanted::AtLeast(ruleset) => applier.establish(ruleset).await.map(|()| BTreeSet::new()),
+        Wanted::Exactly(ruleset) => applier.reconcile(ruleset).await,
+    };
+    match outcome {
         Ok(stale) => {
             for flow in &stale {
                 if let Err(error) = conntrack::forget(flow).await {

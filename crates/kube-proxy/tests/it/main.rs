@@ -3,6 +3,7 @@
 
 mod packets;
 mod pods;
+mod process;
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;

@@ -20,7 +20,7 @@ use crate::{isolated, service};
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Pods without containers: addresses on this host that answer with their own address.
-async fn backends(count: u8) {
+pub async fn backends(count: u8) {
     let tasks = TaskTracker::new();
     process::run("ip", &["link", "add", "pods", "type", "bridge"]).await.unwrap();
     process::run("ip", &["link", "set", "pods", "up"]).await.unwrap();
@@ -35,14 +35,14 @@ async fn backends(count: u8) {
     }
 }
 
-async fn ask(address: SocketAddr) -> std::io::Result<u8> {
+pub async fn ask(address: SocketAddr) -> std::io::Result<u8> {
     let mut stream = timeout(PATIENCE, TcpStream::connect(address)).await??;
     let mut pod = [0];
     stream.read_exact(&mut pod).await?;
     Ok(pod[0])
 }
 
-fn at(last: u8) -> SocketAddr {
+pub fn at(last: u8) -> SocketAddr {
     (Ipv4Addr::new(10, 43, 0, last), 80).into()
 }
 

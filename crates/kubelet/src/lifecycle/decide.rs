@@ -59,9 +59,7 @@ fn end(inputs: &Inputs<'_>, removing: bool, decision: &mut Decision) {
     if !living(inputs.runtime).is_empty() || inputs.memory.in_flight.keys().any(busy) {
         return;
     }
-    let ready = |sandbox: &&Sandbox| sandbox.ready;
-    let ids: Vec<_> =
-        inputs.runtime.sandboxes.iter().filter(ready).map(|sandbox| sandbox.id.clone()).collect();
+    let ids = unstopped(inputs);
     if !ids.is_empty() {
         return propose(inputs, Action::StopSandboxes { ids }, decision);
     }
@@ -81,6 +79,12 @@ fn end(inputs: &Inputs<'_>, removing: bool, decision: &mut Decision) {
     } else {
         propose(inputs, Action::Collect { containers, sandboxes }, decision);
     }
+}
+
+/// Sandboxes that run, or that nobody took the network from yet.
+fn unstopped(inputs: &Inputs<'_>) -> Vec<String> {
+    let held = |sandbox: &&Sandbox| sandbox.ready || !inputs.memory.stopped.contains(&sandbox.id);
+    inputs.runtime.sandboxes.iter().filter(held).map(|sandbox| sandbox.id.clone()).collect()
 }
 
 /// Regular containers end together; sidecars after them, in reverse order, one by one.
@@ -177,13 +181,7 @@ fn renew_sandbox(inputs: &Inputs<'_>, decision: &mut Decision) {
     if inputs.memory.in_flight.keys().any(busy) {
         return;
     }
-    let ids: Vec<_> = inputs
-        .runtime
-        .sandboxes
-        .iter()
-        .filter(|sandbox| sandbox.ready)
-        .map(|sandbox| sandbox.id.clone())
-        .collect();
+    let ids = unstopped(inputs);
     if !ids.is_empty() {
         return propose(inputs, Action::StopSandboxes { ids }, decision);
     }

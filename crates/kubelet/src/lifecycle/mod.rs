@@ -193,6 +193,8 @@ pub struct Memory {
     pub in_flight: BTreeMap<Op, Option<Timestamp>>,
     /// What failed, and not before when it is tried again.
     pub retry_at: BTreeMap<Op, Timestamp>,
+    /// Sandboxes that were stopped: one that died by itself still holds its address and ports until then.
+    pub stopped: BTreeSet<String>,
     /// The volumes are there.
     pub volumes_ready: bool,
     /// When the pod began to end.

@@ -13,7 +13,7 @@ use super::spec::{
     Restart, full_name, init_containers, init_restarts, is_deleted, is_host_network, is_sidecar, is_terminal,
     restarts, spec,
 };
-use super::{Container, Inputs, RuntimePod, State};
+use super::{Container, Inputs, Op, RuntimePod, State};
 
 /// When the pod's own deadline passes.
 pub(super) fn deadline(inputs: &Inputs<'_>) -> Option<Timestamp> {
@@ -204,7 +204,9 @@ fn waiting(
     }
     let memory = inputs.memory.container(&container.name);
     let until = newest.finished_at.and_then(|finished| memory.crash.until(finished));
-    if until.is_some_and(|until| until > inputs.now) {
+    // While it is being started it is still held back for all that anybody can see.
+    let starting = inputs.memory.in_flight.contains_key(&Op::Start(container.name.clone()));
+    if until.is_some_and(|until| until > inputs.now || starting) {
         let message = format!(
             "back-off {} restarting failed container={} pod={}",
             go_duration(memory.crash.delay()),

@@ -12,7 +12,7 @@ use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 use super::Worker;
 use super::report;
 use crate::act;
-use crate::lifecycle::{Action, Op, RuntimePod, Waiting};
+use crate::lifecycle::{Action, Backoff, Op, RuntimePod, Waiting};
 
 /// The first delay after something failed, doubled with each failure.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
@@ -25,7 +25,8 @@ const PULL_FAILED: Duration = Duration::from_secs(3);
 /// How something ended.
 pub(super) enum Outcome {
     Volumes(Result<Option<Timestamp>, String>),
-    Started(Result<(), Waiting>),
+    Started(Backoff, Result<(), Waiting>),
+    Stopped(Vec<String>, Result<(), String>),
     Plain(Result<(), String>),
 }
 
@@ -93,13 +94,15 @@ impl Worker {
                 self.plain(op.clone(), async move { act::create_sandbox(&shared, &pod, attempt).await });
             }
             Action::StopSandboxes { ids } => {
-                self.plain(op.clone(), async move { act::stop_sandboxes(&shared, &ids).await });
+                self.ops.start(op.clone(), async move {
+                    let result = act::stop_sandboxes(&shared, &ids).await;
+                    Outcome::Stopped(ids, result)
+                });
             }
             Action::Start { name, restart_count, sandbox, crash } => {
-                self.memory.containers.entry(name.clone()).or_default().crash = crash;
                 let previous = runtime.newest(&name).map(|found| found.id.clone());
                 let start = act::Start { name, sandbox, attempt: restart_count, pod_ips: ips, previous };
-                let future = async move { Outcome::Started(act::start(&shared, &pod, &start).await) };
+                let future = async move { Outcome::Started(crash, act::start(&shared, &pod, &start).await) };
                 self.ops.start(op.clone(), future);
             }
             Action::Kill { name, id, grace, message } => {
@@ -191,10 +194,25 @@ impl Worker {
                     self.refresh_at = Some(now + delay);
                 }
             }
-            (Op::Start(name), Outcome::Started(result)) => self.started(name, result, now),
+            (Op::Start(name), Outcome::Started(crash, result)) => {
+                self.memory.containers.entry(name.clone()).or_default().crash = crash;
+                self.started(name, result, now);
+            }
+            (_, Outcome::Stopped(ids, result)) => {
+                let all = result.is_ok();
+                self.memory.stopped.extend(ids.into_iter().filter(|_| all));
+                match result {
+                    Ok(()) => self.succeeded(&op),
+                    Err(error) => {
+                        let note = format!("error killing pod: failed to \"KillPodSandbox\": {error}");
+                        self.shared.pod_event(&self.pod, EventType::Warning, "FailedKillPod", note);
+                        self.later(op, now);
+                    }
+                }
+            }
             (_, Outcome::Plain(Ok(()))) => self.succeeded(&op),
             (_, Outcome::Plain(Err(error))) => self.failed(op, &error, now),
-            (_, Outcome::Started(_)) => {}
+            (_, Outcome::Started(..)) => {}
         }
     }
 
@@ -221,6 +239,10 @@ impl Worker {
             }
             _ => tracing::warn!(?op, %error, pod = crate::lifecycle::full_name(pod), "failed; trying again"),
         }
+        self.later(op, now);
+    }
+
+    fn later(&mut self, op: Op, now: Timestamp) {
         let delay = self.ops.failed(&op);
         self.memory.retry_at.insert(op, now + delay);
     }

@@ -163,7 +163,7 @@ fn busybox() -> Vec<u8> {
     let program = std::fs::read("/bin/busybox").or_else(|_| std::fs::read("/usr/bin/busybox"));
     let program = program.expect("scripts/setup installs busybox-static");
     let mut files = vec![ImageFile { path: "bin/busybox".into(), content: Content::File(program, 0o755) }];
-    for name in ["sh", "sleep", "cat", "echo", "httpd", "kill", "env", "nslookup", "wget", "test", "touch", "mkdir"] {
+    for name in ["sh", "sleep", "cat", "echo", "httpd", "kill", "env", "nslookup", "wget", "test", "touch", "rm"] {
         files.push(ImageFile { path: format!("bin/{name}"), content: Content::Link("busybox".into()) });
     }
     for (path, mode) in [("tmp", 0o1777), ("etc", 0o755), ("proc", 0o555), ("sys", 0o555), ("dev", 0o755)] {

@@ -4,6 +4,7 @@
 
 mod api;
 mod containerd;
+mod features;
 mod machine;
 mod pods;
 mod sandbox;

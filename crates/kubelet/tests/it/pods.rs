@@ -8,7 +8,7 @@ use crate::machine::{IMAGE, Machine, is_ready, restarts, until, within};
 use crate::sandbox::{block_on, data_dir, isolated};
 
 /// A container that runs a script.
-fn shell(script: &str) -> Value {
+pub fn shell(script: &str) -> Value {
     json!({"name": "main", "image": IMAGE, "imagePullPolicy": "IfNotPresent",
         "command": ["/bin/sh", "-c", script], "terminationMessagePath": "/dev/termination-log",
         "terminationMessagePolicy": "File"})
@@ -62,7 +62,7 @@ fn a_pod_is_run_configured_probed_healed_and_removed() {
 }
 
 /// A script that only its death ends, and quickly.
-const FOREVER: &str = "trap 'exit 0' TERM; while :; do sleep 1000 & wait $!; done";
+pub const FOREVER: &str = "trap 'exit 0' TERM; while :; do sleep 1000 & wait $!; done";
 
 #[test]
 fn a_restarted_kubelet_finds_everything_again_and_ends_what_the_api_forgot() {
@@ -186,13 +186,18 @@ async fn containerd_answers(data: &std::path::Path) {
     }
 }
 
-fn container_id(status: &Value) -> &str {
+pub fn container_id(status: &Value) -> &str {
     status.pointer("/containerStatuses/0/containerID").and_then(Value::as_str).expect("an id")
 }
 
 /// Ends a container's process as the kernel would for want of memory.
 fn kill_container(status: &Value) {
-    let pid = pid_of(container_id(status));
+    kill_process_of(container_id(status));
+}
+
+/// Ends the first process of a container or sandbox.
+pub fn kill_process_of(id: &str) {
+    let pid = pid_of(id);
     crate::sandbox::run("kill", &["-9", &pid.to_string()]);
 }
 

@@ -8,13 +8,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use api_machinery::clock::Clock;
 use api_machinery::entropy::Entropy;
+use apiserver::gate::{GateConfig, cluster_gate};
+use apiserver::limits::Limits;
+use apiserver::tokens::{TokenError, Tokens};
 use apiserver::types::UserInfo;
 use apiserver::{ApiServer, Config, Dependencies};
-use component::{Context, ObjectKey};
+use component::Context;
 use http::{Request, Response, StatusCode};
 use kube::client::Body;
 use store::simdisk::SimDisk;
-use store::{EmbeddedStore, Options, Store, StoreError, Watch, Writer};
+use store::{EmbeddedStore, Options, Store, StoreError, Watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -33,6 +36,9 @@ pub enum ClusterError {
     /// The API server did not start.
     #[error("API server: {0}")]
     Start(#[from] apiserver::StartError),
+    /// There is no key for tokens.
+    #[error("tokens: {0}")]
+    Tokens(#[from] TokenError),
     /// The API server answered with an error.
     #[error("{code}: {message}")]
     Api {
@@ -154,10 +160,20 @@ impl Cluster {
             entropy: self.entropy.clone(),
             kubelets: Arc::new(apiserver::proxy::NoKubelets),
         };
-        let gate = apiserver::gate::Gate::for_simulation(self.clock.clone(), self.entropy.clone());
-        let server = ApiServer::start(Config::default(), dependencies, gate).await?;
+        let server = ApiServer::start(Config::default(), dependencies, cluster_gate(self.gate()?)).await?;
         *self.gateway.current() = Some(server);
         Ok(())
+    }
+
+    /// The gate of a real cluster; its tokens are worth nothing after a restart, and nobody here has any.
+    fn gate(&self) -> Result<GateConfig, ClusterError> {
+        let tokens = Tokens::ephemeral("https://kubernetes.default.svc", self.entropy.clone())?;
+        Ok(GateConfig {
+            clock: self.clock.clone(),
+            entropy: self.entropy.clone(),
+            tokens: Arc::new(tokens),
+            limits: Limits::default(),
+        })
     }
 
     fn start_scheduler(&mut self) {
@@ -168,7 +184,7 @@ impl Cluster {
     fn start_controllers(&mut self) {
         let user = UserInfo::new("system:kube-controller-manager", &["system:authenticated"]);
         let context = self.part("controllers", user);
-        let config = controllers::Config { root_ca: "the cluster's CA".to_owned(), ..Default::default() };
+        let config = controllers::Config { root_ca: "the cluster's CA".to_owned() };
         self.tasks.spawn(controllers::run(context, config));
     }
 
@@ -324,6 +340,5 @@ impl Cluster {
 }
 
 fn open(disk: &SimDisk, seed: u64) -> Result<Arc<EmbeddedStore>, ClusterError> {
-    let options = Options { mode: Writer::Inline, ..Options::default() };
-    Ok(Arc::new(EmbeddedStore::open(Arc::new(disk.clone()), options)?))
+    Ok(Arc::new(EmbeddedStore::open(Arc::new(disk.clone()), Options::simulated(seed))?))
 }

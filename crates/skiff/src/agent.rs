@@ -19,6 +19,9 @@ use tokio_util::task::TaskTracker;
 use crate::files::AgentFiles;
 use crate::flags::{AgentFlags, NodeFlags};
 
+/// Where the kubelet answers the API server.
+const KUBELET_PORT: u16 = 10250;
+
 /// Runs until shutdown, or until a part of the node cannot go on: the whole process then ends and is started again.
 pub async fn run(flags: AgentFlags, shutdown: CancellationToken) -> Result<()> {
     let files = AgentFiles::below(&flags.node.data_dir);
@@ -54,8 +57,7 @@ pub async fn run(flags: AgentFlags, shutdown: CancellationToken) -> Result<()> {
     let nft = Arc::new(NftProgram::new(tasks.clone()));
     parts.spawn(async move { kube_proxy::run(proxy_context, proxy, nft).await.context("service proxy") });
 
-    let outcome = crate::first_to_end(&mut parts, &shutdown).await;
-    shutdown.cancel();
+    let outcome = crate::together(parts, &shutdown).await;
     tasks.close();
     tasks.wait().await;
     outcome
@@ -77,7 +79,7 @@ fn kubelet_config(node: &NodeFlags, files: &AgentFiles) -> Result<kubelet::confi
         client_ca: read(&files.client_ca)?,
         clients: vec![apiserver::pki::KUBELET_CLIENT.to_owned()],
     };
-    config.server = Some((SocketAddr::new(address, kubelet::config::PORT), tls));
+    config.server = Some((SocketAddr::new(address, KUBELET_PORT), tls));
     Ok(config)
 }
 

@@ -1,15 +1,17 @@
 //! The one binary: flags and wiring, nothing else. What a component does is in its crate.
 
 mod agent;
+mod files;
 mod flags;
 mod node_process;
 mod server;
 
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use clap::Parser;
 use flags::{Command, Flags};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
@@ -36,7 +38,7 @@ fn run(command: Command) -> Result<()> {
         .enable_all()
         .build()
         .context("cannot start the async runtime")?;
-    runtime.block_on(async {
+    let outcome = runtime.block_on(async {
         let shutdown = CancellationToken::new();
         let signals = end_on_signal(shutdown.clone())?;
         let outcome = match command {
@@ -45,7 +47,27 @@ fn run(command: Command) -> Result<()> {
         };
         signals.abort();
         outcome
-    })
+    });
+    // A thread that waits for the node process to end would wait here for as long as the node lives.
+    runtime.shutdown_background();
+    outcome
+}
+
+/// Waits until all parts have ended. One that ends before `shutdown` takes the others with it: the process is started
+/// again as a whole.
+async fn together(mut parts: JoinSet<Result<()>>, shutdown: &CancellationToken) -> Result<()> {
+    let mut outcome = Ok(());
+    while let Some(ended) = parts.join_next().await {
+        let ended = ended.context("a part of the process failed").and_then(|result| result);
+        let ended = if ended.is_ok() && !shutdown.is_cancelled() {
+            Err(anyhow!("a part of the process ended without being told to"))
+        } else {
+            ended
+        };
+        shutdown.cancel();
+        outcome = outcome.and(ended);
+    }
+    outcome
 }
 
 /// The first SIGTERM or SIGINT asks for an orderly end.

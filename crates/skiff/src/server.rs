@@ -1,18 +1,21 @@
 //! `skiff server`: the control plane in one process, and a node process beside it.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use api_machinery::clock::Clock;
 use api_machinery::entropy::Entropy;
+use apiserver::catalog::Catalog;
 use apiserver::config::Cidr;
-use apiserver::pki::{Names, Pki};
+use apiserver::gate::{self, GateConfig, cluster_gate};
+use apiserver::limits::Limits;
+use apiserver::pki::{self, Client, Names, Pki};
 use apiserver::types::UserInfo;
-use apiserver::{ApiServer, Config, Dependencies};
+use apiserver::{ApiServer, Dependencies};
 use component::Context;
-use store::{EmbeddedStore, FileDisk, Options};
+use store::{EmbeddedStore, Encryption, FileDisk, Options};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -22,56 +25,46 @@ use crate::files::AgentFiles;
 use crate::flags::{AgentFlags, ServerFlags};
 use crate::node_process;
 
+/// Who issues the tokens of service accounts.
+const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
+/// What is encrypted on disk.
+const ENCRYPTED: &str = "/registry/secrets/";
+
 /// Runs until shutdown, or until a part of the control plane cannot go on.
 pub async fn run(flags: ServerFlags, shutdown: CancellationToken) -> Result<()> {
     let plan = Plan::of(&flags)?;
-    let pki = plan.certificates(&flags)?;
     // Bound before anything is slow, so that a port that is taken is said at once.
-    let listener = TcpListener::bind(plan.listen).await.with_context(|| format!("cannot listen on {}", plan.listen))?;
-    let server = plan.start(&pki).await?;
+    let listener =
+        TcpListener::bind(plan.listen).await.with_context(|| format!("cannot listen on {}", plan.listen))?;
+    let pki = plan.certificates(&flags)?;
+    let store = plan.store()?;
+    let server = plan.start(&pki, store.clone()).await?;
     let tls = pki.server_config().context("the API server's certificate")?;
     let mut parts: JoinSet<Result<()>> = JoinSet::new();
     let serving = apiserver::serve::listen(server.clone(), listener, tls, shutdown.clone());
-    parts.spawn(async move { serving.await.context("API server") });
-    tracing::info!(address = %plan.listen, kubeconfig = %plan.kubeconfig.display(), "the API server is ready");
-
-    let tasks = TaskTracker::new();
-    let context = |user: &str| Context {
-        client: server.client(UserInfo::new(user, &["system:authenticated"])),
-        clock: plan.clock.clone(),
-        entropy: plan.entropy.clone(),
-        tasks: tasks.clone(),
-        shutdown: shutdown.clone(),
-    };
-    // Whoever holds the embedded store is the only server there is: leadership needs no election.
-    let scheduler = context("system:kube-scheduler");
-    parts.spawn(async move { scheduler::run(scheduler).await; Ok(()) });
-    let controllers = context("system:kube-controller-manager");
-    let root_ca = pki.ca_certificate().to_owned();
     parts.spawn(async move {
-        controllers::run(controllers, controllers::Config { root_ca, ..Default::default() }).await;
+        serving.await;
         Ok(())
     });
+    tracing::info!(address = %plan.listen, "the API server is ready");
+    plan.start_clients(&server, &pki, &shutdown, &mut parts);
     if !flags.disable_agent {
         let agent = AgentFlags { service_cidr: flags.service_cidr.clone(), node: flags.node.clone() };
         parts.spawn(node_process::keep(agent, shutdown.clone()));
     }
-    let outcome = crate::first_to_end(&mut parts, &shutdown).await;
-    shutdown.cancel();
-    tasks.close();
-    tasks.wait().await;
+    let outcome = crate::together(parts, &shutdown).await;
     server.stop().await;
+    store.close().await.context("the store did not close")?;
     outcome
 }
 
 /// What follows from the flags.
 struct Plan {
     folder: PathBuf,
-    kubeconfig: PathBuf,
+    kubeconfig: Option<PathBuf>,
     listen: SocketAddr,
-    node_address: IpAddr,
-    node_name: String,
-    config: Config,
+    names: Names,
+    config: apiserver::Config,
     clock: Clock,
     entropy: Entropy,
 }
@@ -79,24 +72,113 @@ struct Plan {
 impl Plan {
     fn of(flags: &ServerFlags) -> Result<Plan> {
         let service_cidr: Cidr = flags.service_cidr.parse().context("--service-cidr")?;
-        let node_address = flags.node.node_ip.unwrap_or_else(host::system::primary_address);
-        let folder = flags.node.data_dir.join("server");
-        let config = Config {
+        let address = flags.node.node_ip.unwrap_or_else(host::system::primary_address);
+        let config = apiserver::Config {
             service_cidr,
-            advertise_address: node_address,
+            advertise_address: address,
             port: flags.https_listen_port,
             dns_address: Some(flags.node.cluster_dns),
-            ..Config::default()
+            ..apiserver::Config::default()
+        };
+        let names = Names {
+            node_name: flags.node.name()?,
+            hostname: host::system::machine().context("cannot learn the host's name")?.hostname,
+            addresses: vec![address],
+            service_address: service_cidr.nth(1).map(IpAddr::V4),
+            cluster_domain: flags.node.cluster_domain.clone(),
+            extra: Vec::new(),
         };
         Ok(Plan {
-            kubeconfig: flags.write_kubeconfig.clone().unwrap_or_else(|| folder.join("cred/admin.kubeconfig")),
-            folder,
+            folder: flags.node.data_dir.clone(),
+            kubeconfig: flags.write_kubeconfig.clone(),
             listen: SocketAddr::new(flags.bind_address, flags.https_listen_port),
-            node_address,
-            node_name: flags.node.name()?,
+            names,
             config,
             clock: Clock::system(),
             entropy: Entropy::from_os(),
         })
     }
+
+    /// All certificates, and the files with which the administrator and the node process begin.
+    fn certificates(&self, flags: &ServerFlags) -> Result<Pki> {
+        let pki = Pki::load_or_create(&self.folder, &self.names, &self.clock, &self.entropy)?;
+        let url = format!("https://127.0.0.1:{}", self.config.port);
+        pki.write_kubeconfigs(&url)?;
+        if let Some(path) = &self.kubeconfig {
+            pki::write_if_changed(path, &pki.kubeconfig(Client::Admin, &url))?;
+        }
+        if !flags.disable_agent {
+            let files = AgentFiles::below(&self.folder);
+            pki::write_if_changed(&files.kubelet_kubeconfig, &pki.kubeconfig(Client::Node, &url))?;
+            pki::write_if_changed(&files.proxy_kubeconfig, &pki.kubeconfig(Client::KubeProxy, &url))?;
+            pki::write_if_changed(&files.serving_certificate, pki.kubelet_serving().certificate_pem())?;
+            pki::write_if_changed(&files.serving_key, &pki.kubelet_serving().key_pem())?;
+            pki::write_if_changed(&files.client_ca, pki.ca_certificate())?;
+        }
+        Ok(pki)
+    }
+
+    fn store(&self) -> Result<Arc<EmbeddedStore>> {
+        let folder = self.folder.join("server/db");
+        let keys = self.folder.join("server/cred/encryption.keys");
+        let encryption =
+            Encryption::from_key_file(&keys, vec![ENCRYPTED.to_owned()], &store::system_random())?;
+        let disk = FileDisk::new(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        let options = Options { encryption, ..Options::default() };
+        let store = EmbeddedStore::open(Arc::new(disk), options).context("cannot open the store")?;
+        Ok(Arc::new(store))
+    }
+
+    async fn start(&self, pki: &Pki, store: Arc<EmbeddedStore>) -> Result<Arc<ApiServer>> {
+        let dependencies = Dependencies {
+            store,
+            catalog: Catalog::built_in(),
+            clock: self.clock.clone(),
+            entropy: self.entropy.clone(),
+            kubelets: Arc::new(pki.kubelets().context("the way to kubelets")?),
+        };
+        let gate = GateConfig {
+            clock: self.clock.clone(),
+            entropy: self.entropy.clone(),
+            tokens: Arc::new(pki.tokens(ISSUER, self.entropy.clone()).context("the key for tokens")?),
+            limits: Limits::default(),
+        };
+        Ok(ApiServer::start(self.config.clone(), dependencies, cluster_gate(gate)).await?)
+    }
+
+    /// The scheduler and the controllers. Whoever holds the embedded store is the only server there is, so leadership
+    /// needs no election.
+    fn start_clients(
+        &self,
+        server: &Arc<ApiServer>,
+        pki: &Pki,
+        shutdown: &CancellationToken,
+        parts: &mut JoinSet<Result<()>>,
+    ) {
+        let context = |user: UserInfo| Context {
+            client: server.client(user),
+            clock: self.clock.clone(),
+            entropy: self.entropy.clone(),
+            tasks: TaskTracker::new(),
+            shutdown: shutdown.clone(),
+        };
+        let scheduler = context(gate::scheduler());
+        parts.spawn(async move {
+            scheduler::run(scheduler.clone()).await;
+            ended(scheduler.tasks).await
+        });
+        let controllers = context(gate::controller_manager());
+        let config = controllers::Config { root_ca: pki.ca_certificate().to_owned() };
+        parts.spawn(async move {
+            controllers::run(controllers.clone(), config).await;
+            ended(controllers.tasks).await
+        });
+    }
+}
+
+/// Waits for what a component started.
+async fn ended(tasks: TaskTracker) -> Result<()> {
+    tasks.close();
+    tasks.wait().await;
+    Ok(())
 }

@@ -1,5 +1,7 @@
 //! Every scenario of `scenarios/` with every one of its seeds. `SKIFF_SOAK=N` runs N times as many seeds.
 
+mod collector;
+
 use std::path::{Path, PathBuf};
 
 use simulation::run::{Report, run};
@@ -17,11 +19,13 @@ scenarios! {
     controllers_die,
     deployment,
     garbage,
+    namespaces,
     node_dies,
     power_loss,
     rolling_update,
     scheduling,
     stuck_update,
+    taints,
 }
 
 fn folder() -> PathBuf {

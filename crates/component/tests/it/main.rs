@@ -1,0 +1,5 @@
+//! The control-loop kit against APIs that the tests play, on paused time.
+
+mod api;
+mod informer;
+mod lease;

@@ -235,3 +235,81 @@ fn csi_node(node: &str, info: &RequestInfo) -> Result<Verdict, ApiError> {
     }
     yes()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admission::testing::Objects;
+    use serde_json::json;
+
+    fn info(text: &str) -> RequestInfo {
+        let [verb, group, namespace, resource, name] = text.split(' ').collect::<Vec<_>>()[..] else {
+            panic!("five words: {text}")
+        };
+        let word = |word: &str| if word == "-" { String::new() } else { word.to_owned() };
+        let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
+        RequestInfo {
+            verb: word(verb),
+            api_group: word(group),
+            namespace: word(namespace),
+            resource: word(resource),
+            subresource: word(subresource),
+            name: word(name),
+            is_resource: true,
+            ..RequestInfo::default()
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_related() {
+        let pod = json!({"metadata": {"name": "p", "namespace": "x"}, "spec": {
+            "nodeName": "a", "serviceAccountName": "sa",
+            "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "claim"}}],
+        }});
+        let volume = |name: &str, claim: &str| {
+            let reference = json!({"namespace": "x", "name": claim});
+            ("", "persistentvolumes", json!({"metadata": {"name": name}, "spec": {"claimRef": reference}}))
+        };
+        let attachment = json!({"metadata": {"name": "va"}, "spec": {"nodeName": "a"}});
+        let objects = [
+            ("", "pods", pod),
+            volume("pv", "claim"),
+            volume("other", "unused"),
+            ("storage.k8s.io", "volumeattachments", attachment),
+        ];
+        let authorizer = NodeAuthorizer::new(Objects::of(&objects));
+        let table = [
+            ("get - x persistentvolumeclaims claim", true),
+            ("get - y persistentvolumeclaims claim", false),
+            ("list - x persistentvolumeclaims claim", false),
+            ("patch - x persistentvolumeclaims/status claim", true),
+            ("get - x persistentvolumeclaims/status claim", false),
+            ("get - - persistentvolumes pv", true),
+            ("get - - persistentvolumes other", false),
+            ("get storage.k8s.io - volumeattachments va", true),
+            ("create - x serviceaccounts/token sa", true),
+            ("create - x serviceaccounts/token default", false),
+            ("get - x serviceaccounts sa", false),
+            ("get storage.k8s.io - csinodes a", true),
+            ("get storage.k8s.io - csinodes b", false),
+            ("list - - services -", true),
+            ("create events.k8s.io x events -", true),
+            ("list node.k8s.io - runtimeclasses -", true),
+            ("list apps - deployments -", false),
+            ("create - x pods/binding p", false),
+        ];
+        let node = UserInfo::new("system:node:a", &[NODES]);
+        let stranger = UserInfo::new("system:node:b", &[NODES]);
+        let no_node = UserInfo::new("system:node:a", &["system:authenticated"]);
+        for (text, want) in table {
+            let verdict = authorizer.decide(&node, &info(text)).await.expect("decided");
+            assert_eq!(matches!(verdict, Verdict::Allow(_)), want, "{text}: {verdict:?}");
+            let verdict = authorizer.decide(&no_node, &info(text)).await.expect("decided");
+            assert_eq!(verdict, Verdict::NoOpinion(String::new()), "{text}");
+        }
+        let verdict = authorizer.decide(&stranger, &info("get - x persistentvolumeclaims claim")).await;
+        assert!(
+            matches!(verdict, Ok(Verdict::NoOpinion(reason)) if reason.contains("no relationship found"))
+        );
+    }
+}

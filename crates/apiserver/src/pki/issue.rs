@@ -167,11 +167,12 @@ impl Maker<'_> {
     pub fn authority(&self) -> Result<Authority, PkiError> {
         let path = self.path("ca");
         if let Some(credential) = Credential::read(&path)? {
-            let left = seconds_left(&credential.certificate, self.now);
-            return match left {
-                Some(left) if left > 0 => Ok(Authority { credential }),
-                _ => Err(PkiError::Damaged { path, why: "the CA certificate has expired".to_owned() }),
+            let why = match seconds_left(&credential.certificate, self.now) {
+                Some(left) if left > 0 => return Ok(Authority { credential }),
+                Some(_) => "the CA certificate has expired",
+                None => "the CA certificate is from the future, or the clock is wrong",
             };
+            return Err(PkiError::Damaged { path, why: why.to_owned() });
         }
         let mut params = self.params(CA_DAYS);
         params.distinguished_name.push(DnType::CommonName, format!("skiff-ca@{}", self.now.as_second()));

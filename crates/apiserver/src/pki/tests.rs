@@ -109,6 +109,8 @@ async fn renewed_when_names_change_or_the_end_is_near() {
     assert_ne!(third.client(Client::Node).certificate(), fourth.client(Client::Node).certificate());
     let error = load(dir.path(), &renamed, 4000).expect_err("the CA has ended");
     assert!(error.to_string().contains("ca.pem is damaged: the CA certificate has expired"), "{error}");
+    let error = load(dir.path(), &names(), -4000).expect_err("the clock is wrong");
+    assert!(error.to_string().contains("or the clock is wrong"), "{error}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -17,6 +17,7 @@ pub mod limits;
 pub mod metrics;
 pub mod pki;
 mod policy;
+mod protobuf;
 pub mod proxy;
 mod references;
 mod registry;

@@ -2,7 +2,7 @@
 //!
 //! Unknown and duplicate fields and wrong types are found here, before any rule of a kind sees the object.
 
-use api_machinery::decode::{self, Format};
+use api_machinery::decode::{self, Decoded, Format};
 use api_machinery::field::Errors;
 use api_machinery::resource::Resource;
 use api_machinery::status::ApiError;
@@ -15,6 +15,7 @@ use http_body_util::BodyExt;
 use serde_json::Value;
 
 use super::route::ResourceCall;
+use crate::protobuf;
 use crate::types::RequestBody;
 
 /// Warnings that are sent at most.
@@ -66,7 +67,10 @@ pub fn object(
     warnings: &mut Vec<String>,
 ) -> Result<Value, ApiError> {
     let resource = &*call.resource;
-    let decoded = decode::decode(format(body)?, &body.bytes, Some(resource.schema.view()))?;
+    let decoded = match body.media.as_str() {
+        protobuf::MEDIA => Decoded { value: protobuf::object(&body.bytes, resource)?, findings: Vec::new() },
+        _ => decode::decode(format(body)?, &body.bytes, Some(resource.schema.view()))?,
+    };
     let mut value = decoded.value;
     must_be_object(&value)?;
     check_kind(resource, &mut value)?;
@@ -95,6 +99,9 @@ pub fn structured(
 
 /// An object of some other kind than the resource's, such as `DeleteOptions`.
 pub fn untyped(body: &Body) -> Result<Value, ApiError> {
+    if body.media == protobuf::MEDIA {
+        return protobuf::any(&body.bytes);
+    }
     let decoded = decode::decode(format(body)?, &body.bytes, None)?;
     must_be_object(&decoded.value)?;
     Ok(decoded.value)

@@ -8,3 +8,4 @@ mod features;
 mod machine;
 mod pods;
 mod sandbox;
+mod server;

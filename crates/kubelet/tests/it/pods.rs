@@ -197,8 +197,12 @@ fn kill_container(status: &Value) {
 
 /// Ends the first process of a container or sandbox.
 pub fn kill_process_of(id: &str) {
-    let pid = pid_of(id);
-    crate::sandbox::run("kill", &["-9", &pid.to_string()]);
+    signal_process_of(id, "KILL");
+}
+
+/// Signals the first process of a container or sandbox.
+pub fn signal_process_of(id: &str, signal: &str) {
+    crate::sandbox::run("kill", &["-s", signal, &pid_of(id).to_string()]);
 }
 
 fn pid_of(id: &str) -> i32 {

@@ -18,9 +18,9 @@ mod answers;
 mod claim;
 mod expectations;
 mod informers;
-mod services;
 mod pods_by_node;
 mod resources;
+mod services;
 
 use component::Context;
 

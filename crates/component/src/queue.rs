@@ -130,6 +130,8 @@ impl<T: Ord + Clone> Queue<T> {
             };
             match next_due {
                 Some(due) => tokio::select! {
+                    biased;
+                    biased;
                     () = changed => {}
                     () = tokio::time::sleep_until(due) => {}
                 },

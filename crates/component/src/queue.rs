@@ -131,7 +131,6 @@ impl<T: Ord + Clone> Queue<T> {
             match next_due {
                 Some(due) => tokio::select! {
                     biased;
-                    biased;
                     () = changed => {}
                     () = tokio::time::sleep_until(due) => {}
                 },

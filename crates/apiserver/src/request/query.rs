@@ -9,7 +9,7 @@ use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 
 /// Longest query that is looked at.
-const MAX_QUERY: usize = 64 * 1024;
+const MAX_QUERY: usize = 32 * 1024;
 /// More parameters than any client sends.
 const MAX_PARAMETERS: usize = 256;
 

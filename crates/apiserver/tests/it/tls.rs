@@ -295,6 +295,32 @@ async fn a_flood_of_resets_ends_its_connection_only() {
     secured.stop().await;
 }
 
+/// Who connects and says nothing, or never finishes saying it, is sent away within a minute.
+#[tokio::test]
+async fn the_slow_are_sent_away() {
+    let secured = Secured::start(Fixture::new().await, Config::default()).await;
+    let client = secured.client(Version::Http1).await;
+    let mut half = client.connect().await.expect("a connection");
+    half.write_all(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n").await.expect("half a request");
+    let mut silent = TcpStream::connect(secured.address).await.expect("a connection");
+    // From here on time passes whenever everybody waits.
+    tokio::time::pause();
+    let start = tokio::time::Instant::now();
+    let mut rest = Vec::new();
+    let ends = async {
+        if let Err(error) = silent.read_to_end(&mut rest).await {
+            eprintln!("the silent connection: {error}");
+        }
+        if let Err(error) = half.read_to_end(&mut rest).await {
+            eprintln!("the slow connection: {error}");
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(61), ends).await.expect("both are closed");
+    assert!(start.elapsed() > std::time::Duration::from_secs(9), "{:?}", start.elapsed());
+    tokio::time::resume();
+    secured.stop().await;
+}
+
 #[tokio::test]
 async fn what_is_too_large_is_refused() {
     let secured = Secured::start(Fixture::new().await, Config::default()).await;

@@ -1,6 +1,7 @@
 //! Content types: what a body is, and what an answer should be, from the headers of a request.
 //!
-//! Protobuf is not spoken yet: a body in it is 415, and answers fall back to JSON when the client lists it too.
+//! Protobuf is not written: answers fall back to JSON, which every client that asks for it lists too. Bodies in it are
+//! read by the API server before they come here.
 
 use crate::decode::Format;
 use crate::status::ApiError;

@@ -114,6 +114,14 @@ pub fn place(resource: &Resource, namespace: &str, object: &mut Value) -> Result
     Ok(())
 }
 
+/// The name is taken by an object that is on its way out.
+fn being_deleted(call: &ResourceCall, name: &str) -> ApiError {
+    let (group, plural) = call.names();
+    let taken = ApiError::already_exists(group, plural, name);
+    let error = ApiError::new(taken.reason(), format!("object is being deleted: {taken}"));
+    error.with_details(taken.details().cloned().unwrap_or_default())
+}
+
 /// Admission, validation and commit for an object with its final name; `None` when the name is taken.
 async fn create_named(
     server: &ApiServer,
@@ -141,9 +149,10 @@ async fn create_named(
         let claims = allocation::plan(server, call, None, Some(&mut attempt)).await?;
         admission.check(server, Some(&mut attempt), warnings).await?;
         let bytes = commit::encode(&attempt)?;
-        let exists = server.store().get(&store_key).await.map_err(commit::store_error)?.is_some();
-        if exists {
-            return Ok(None);
+        if let Some(taken) = server.store().get(&store_key).await.map_err(commit::store_error)? {
+            let taken = Cached::new(&key, taken.value, taken.mod_revision);
+            let leaving = taken.value().is_some_and(|value| meta::is_deleting(&value));
+            return if leaving { Err(being_deleted(call, &name)) } else { Ok(None) };
         }
         if options.dry_run {
             return Ok(Some(Cached::new(&key, bytes, 0)));

@@ -41,6 +41,8 @@ pub struct DeleteOptions {
     pub resource_version: Option<String>,
     /// Delete nothing.
     pub dry_run: bool,
+    /// Whether the request asked for dependents to go too in a way whose answer is 202 and not 200.
+    cascades: bool,
     /// The options as admission sees them.
     value: Value,
 }
@@ -94,6 +96,7 @@ impl DeleteOptions {
             uid: text("/preconditions/uid"),
             resource_version: text("/preconditions/resourceVersion"),
             dry_run,
+            cascades: policy == Some(Policy::Foreground) || orphan == Some(false),
             value: value.clone(),
         })
     }
@@ -160,7 +163,7 @@ pub async fn delete(server: &ApiServer, call: &ResourceCall, body: &Body) -> Res
         let value = object.value().ok_or_else(|| ApiError::internal("the stored object does not decode"))?;
         return Ok(Answer::value(success(call, &value)).with_warnings(warnings));
     }
-    let accepted = !removed && options.policy == Some(Policy::Foreground);
+    let accepted = !removed && options.cascades;
     let code = if accepted { StatusCode::ACCEPTED } else { StatusCode::OK };
     Ok(Answer::object(object.into()).with_code(code).with_warnings(warnings))
 }

@@ -4,6 +4,7 @@
 //! API server cannot be asked nobody can be heard, so no node is silent.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -27,7 +28,7 @@ use crate::answers::{is_conflict, is_not_found};
 use crate::informers::{Informers, NODE_LEASES};
 use crate::pods_by_node::PodsByNode;
 
-/// When to ask again while the API server is away. Each time gives the nodes their whole grace anew.
+/// When to ask again while the API server is away.
 const AWAY: Duration = Duration::from_secs(10);
 
 /// What was last heard of a node.
@@ -46,6 +47,8 @@ pub struct Monitor {
     pods: Informer<Pod>,
     by_node: PodsByNode,
     heard: Arc<Mutex<BTreeMap<String, Heard>>>,
+    /// The API server did not answer when it was last asked for a Lease.
+    away: Arc<AtomicBool>,
     zones: Arc<Mutex<Zones>>,
     /// Our own writes of nodes. With an older view an eviction would seem to begin twice.
     written: Arc<Freshness<String>>,
@@ -67,6 +70,7 @@ impl Monitor {
             pods: informers.pods.clone(),
             by_node: by_node.clone(),
             heard: Arc::default(),
+            away: Arc::default(),
             zones: Arc::default(),
             written: Arc::default(),
             queue: queue.clone(),
@@ -144,17 +148,24 @@ impl Monitor {
         if !self.written.ready(&name.to_owned(), self.nodes.revision()) {
             return Ok(Next::Done);
         }
+        if self.away.load(Ordering::Relaxed) && !self.hear(name).await? {
+            return Ok(Next::After(AWAY));
+        }
         let api: Api<Node> = Api::all(self.context.client.clone());
         let now = self.context.clock.now();
+        let mut health = plan::health(&node, self.silence(name), now);
+        if matches!(health, Health::Lost(_)) {
+            if !self.hear(name).await? {
+                return Ok(Next::After(AWAY));
+            }
+            health = plan::health(&node, self.silence(name), now);
+        }
         let mut next = Next::Done;
         let mut current = (*node).clone();
-        match plan::health(&node, self.silence(name), now) {
+        match health {
             Health::Alive(left) => next = Next::After(left),
             Health::Silent => {}
             Health::Lost(conditions) => {
-                if let Some(later) = self.ask(name).await? {
-                    return Ok(later);
-                }
                 let body = json!({
                     "metadata": {"resourceVersion": node.metadata.resource_version},
                     "status": {"conditions": conditions},
@@ -181,28 +192,31 @@ impl Monitor {
         Ok(next)
     }
 
-    /// Asks the API server for the Lease before a node is declared lost: the cache may be behind, or nobody may have been
-    /// able to renew. Says when to look again if the node is not lost.
-    async fn ask(&self, name: &str) -> kube::Result<Option<Next>> {
+    /// Asks the API server for the Lease: the cache may be behind, or nobody may have been able to renew. Says whether
+    /// there was an answer. As long as there is none, and from when there is one again, every node has its whole grace.
+    async fn hear(&self, name: &str) -> kube::Result<bool> {
         let leases: Api<Lease> = Api::namespaced(self.context.client.clone(), NODE_LEASES);
-        match leases.get_opt(name).await {
+        let answered = match leases.get_opt(name).await {
             Ok(lease) => {
                 self.see_lease(name, lease.as_ref());
-                let silence = self.silence(name);
-                Ok((silence < plan::GRACE).then(|| Next::After(plan::GRACE - silence)))
+                true
             }
             Err(kube::Error::Api(status)) if status.code < 500 && status.code != 429 => {
-                Err(kube::Error::Api(status))
+                return Err(kube::Error::Api(status));
             }
             Err(error) => {
                 tracing::info!(node = name, %error, "the API server is away; nodes get their grace anew");
-                let now = Instant::now();
-                for heard in self.heard().values_mut() {
-                    heard.at = now;
-                }
-                Ok(Some(Next::After(AWAY)))
+                false
+            }
+        };
+        let was_away = self.away.swap(!answered, Ordering::Relaxed);
+        if was_away || !answered {
+            let now = Instant::now();
+            for heard in self.heard().values_mut() {
+                heard.at = now;
             }
         }
+        Ok(answered)
     }
 
     async fn taint(&self, api: &Api<Node>, name: &str, node: &Node) -> kube::Result<Next> {

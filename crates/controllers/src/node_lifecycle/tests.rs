@@ -1,5 +1,7 @@
 //! Silence, taints, zones and deadlines, as tables.
 
+mod outage;
+
 use std::time::Duration;
 
 use jiff::Timestamp;

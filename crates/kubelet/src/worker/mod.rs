@@ -3,6 +3,8 @@
 //! It decides nothing itself, and knows no other pod.
 
 mod begin;
+#[cfg(test)]
+mod fake;
 mod probing;
 mod report;
 mod signals;

@@ -195,7 +195,12 @@ fn fetch(package: &str, folder: &Path) -> Result<PathBuf> {
     if let Some(file) = have()? {
         return Ok(file);
     }
-    crate::run("apt-get", &["download", "-q", package], folder)?;
+    let download = || crate::run("apt-get", &["download", "-q", package], folder);
+    if download().is_err() {
+        // A machine that never had, or has old, lists of what there is.
+        crate::run("apt-get", &["update", "-q"], folder)?;
+        download()?;
+    }
     match have()? {
         Some(file) => Ok(file),
         None => bail!("apt-get download {package} left no file"),

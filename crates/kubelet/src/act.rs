@@ -16,8 +16,8 @@ use crate::images;
 use crate::lifecycle::{Waiting, find_container, uid};
 use crate::objects::{Known, Mentioned, mentioned};
 use crate::podspec::{
-    ConfigError, ContainerParts, Downward, EnvSources, container_config, environment, name, namespace, pod_cgroup,
-    pod_limits, runs_as_root, sandbox_config, spec,
+    ConfigError, ContainerParts, Downward, EnvSources, container_config, environment, name, namespace,
+    pod_cgroup, pod_limits, runs_as_root, sandbox_config, spec,
 };
 use crate::shared::{FIRST_READ, Shared};
 use crate::volumes::container_mounts;
@@ -51,7 +51,8 @@ pub(crate) async fn create_sandbox(shared: &Shared, pod: &Pod, attempt: u32) -> 
         let group = pod_cgroup(&shared.cluster.cgroup_root, pod);
         cgroups.apply(&group, &pod_limits(pod)).map_err(|error| error.to_string())?;
     }
-    let config = sandbox_config(pod, attempt, &shared.cluster, &shared.resolver(), &log_dir.to_string_lossy());
+    let config =
+        sandbox_config(pod, attempt, &shared.cluster, &shared.resolver(), &log_dir.to_string_lossy());
     let request = RunPodSandboxRequest { config: Some(config), runtime_handler: String::new() };
     shared.runtime.run_sandbox(request).await.map(drop).map_err(|error| error.to_string())
 }
@@ -71,7 +72,10 @@ pub(crate) async fn start(shared: &Shared, pod: &Pod, start: &Start) -> Result<(
     let Some(container) = find_container(pod, &start.name) else { return Ok(()) };
     let result = try_start(shared, pod, container, start).await;
     if let Err(waiting) = &result
-        && !matches!(waiting.reason.as_str(), "ErrImagePull" | "ImagePullBackOff" | "ErrImageNeverPull" | "InvalidImageName")
+        && !matches!(
+            waiting.reason.as_str(),
+            "ErrImagePull" | "ImagePullBackOff" | "ErrImageNeverPull" | "InvalidImageName"
+        )
     {
         let note = format!("Error: {}", waiting.message);
         shared.container_event(pod, &start.name, EventType::Warning, "Failed", note);
@@ -90,8 +94,8 @@ async fn try_start(shared: &Shared, pod: &Pod, container: &Container, start: &St
     let config_error = |error: ConfigError| waiting("CreateContainerConfigError", error.0);
     check_user(pod, container, &image).map_err(config_error)?;
     let env = container_env(shared, pod, container, start).await.map_err(config_error)?;
-    let mounts =
-        container_mounts(shared, pod, container, &env, &start.pod_ips, start.attempt).map_err(config_error)?;
+    let mounts = container_mounts(shared, pod, container, &env, &start.pod_ips, start.attempt)
+        .map_err(config_error)?;
     host::files::make_dir(&log_dir.join(&container.name), 0o755)
         .map_err(|error| waiting("CreateContainerError", error.to_string()))?;
     let parts =
@@ -198,15 +202,15 @@ async fn fresh_env(
         return Err(EnvError::Unread("services".to_owned()));
     }
     let services: Vec<Arc<Service>> = shared.services.list();
-    let downward =
-        Downward { pod, pod_ips, host_ips: &shared.node.addresses, node: &shared.resources };
+    let downward = Downward { pod, pod_ips, host_ips: &shared.node.addresses, node: &shared.resources };
     let sources = EnvSources { downward, config_maps: &config_maps, secrets: &secrets, services: &services };
     environment(&sources, container).map_err(EnvError::Config)
 }
 
 /// What one container's environment mentions: the whole pod's mentions, were it the pod's only container.
 fn of_environment(pod: &Pod, container: &Container) -> std::collections::BTreeSet<Mentioned> {
-    let alone = k8s_openapi::api::core::v1::PodSpec { containers: vec![container.clone()], ..Default::default() };
+    let alone =
+        k8s_openapi::api::core::v1::PodSpec { containers: vec![container.clone()], ..Default::default() };
     mentioned(&Pod { metadata: pod.metadata.clone(), spec: Some(alone), status: None })
 }
 
@@ -250,7 +254,9 @@ pub(crate) async fn kill(shared: &Shared, pod: &Pod, kill: &Kill, pod_ip: &str) 
 
 async fn before_stop(shared: &Shared, pod: &Pod, kill: &Kill, pod_ip: &str) {
     let Some(container) = find_container(pod, &kill.name) else { return };
-    let Some(hook) = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.pre_stop.as_ref()) else { return };
+    let Some(hook) = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.pre_stop.as_ref()) else {
+        return;
+    };
     let run = hooks::run(shared, container, &kill.id, pod_ip, hook, kill.grace);
     match tokio::time::timeout(kill.grace, run).await {
         Ok(Ok(())) => {}
@@ -258,7 +264,9 @@ async fn before_stop(shared: &Shared, pod: &Pod, kill: &Kill, pod_ip: &str) {
             let note = format!("PreStopHook failed: {words}");
             shared.container_event(pod, &kill.name, EventType::Warning, "FailedPreStopHook", note);
         }
-        Err(_) => tracing::info!(container = kill.name, "the hook before the end took all of the grace period"),
+        Err(_) => {
+            tracing::info!(container = kill.name, "the hook before the end took all of the grace period")
+        }
     }
 }
 
@@ -312,7 +320,11 @@ pub(crate) async fn delete(shared: &Shared, pod: &Pod) -> Result<(), String> {
 }
 
 /// Removes containers, then sandboxes.
-pub(crate) async fn collect(shared: &Shared, containers: &[String], sandboxes: &[String]) -> Result<(), String> {
+pub(crate) async fn collect(
+    shared: &Shared,
+    containers: &[String],
+    sandboxes: &[String],
+) -> Result<(), String> {
     for id in containers {
         shared.runtime.remove_container(id).await.map_err(|error| error.to_string())?;
     }

@@ -72,7 +72,12 @@ pub(crate) async fn follow(context: Context, runtime: Arc<dyn Runtime>, listener
 type Known = BTreeMap<String, (String, i32)>;
 
 /// Follows while the connection lives; the reason why it does not is returned.
-async fn connected(context: &Context, runtime: &dyn Runtime, listener: &Listener, known: &mut Known) -> String {
+async fn connected(
+    context: &Context,
+    runtime: &dyn Runtime,
+    listener: &Listener,
+    known: &mut Known,
+) -> String {
     let stop = context.shutdown.child_token();
     let _ends_with_us = stop.clone().drop_guard();
     let mut events = match runtime.changes(&context.tasks, stop).await {
@@ -121,7 +126,8 @@ impl Ending {
 
     fn settle(&mut self, known: &Known) {
         let now = Instant::now();
-        self.ids.retain(|id, limit| *limit > now && known.get(id).is_some_and(|(_, state)| is_living(*state)));
+        self.ids
+            .retain(|id, limit| *limit > now && known.get(id).is_some_and(|(_, state)| is_living(*state)));
         self.delay *= 2;
     }
 

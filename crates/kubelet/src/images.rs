@@ -60,7 +60,9 @@ pub(crate) async fn ensure(
 ) -> Result<Image, Waiting> {
     let name = container.image.as_deref().unwrap_or_default();
     if name.is_empty() || name.contains(char::is_whitespace) || name != name.trim() {
-        let message = format!("Failed to apply default image tag {name:?}: couldn't parse image name {name:?}: invalid reference format");
+        let message = format!(
+            "Failed to apply default image tag {name:?}: couldn't parse image name {name:?}: invalid reference format"
+        );
         shared.container_event(pod, &container.name, EventType::Warning, "InspectFailed", &message);
         return Err(waiting("InvalidImageName", message));
     }
@@ -71,10 +73,12 @@ pub(crate) async fn ensure(
         let message = format!("Failed to inspect image {name:?}: {error}");
         waiting("ImageInspectError", message)
     })?;
-    let event = |kind, reason: &str, note: String| shared.container_event(pod, &container.name, kind, reason, note);
+    let event =
+        |kind, reason: &str, note: String| shared.container_event(pod, &container.name, kind, reason, note);
     match found {
         Some(image) if !pulls_always(container) => {
-            let note = format!("Container image {name:?} already present on machine and can be accessed by the pod");
+            let note =
+                format!("Container image {name:?} already present on machine and can be accessed by the pod");
             event(EventType::Normal, "Pulled", note);
             return Ok(image);
         }
@@ -176,7 +180,9 @@ fn registry(image: &str) -> &str {
 fn matching(secret: &Secret, image: &str) -> Vec<AuthConfig> {
     let data = secret.data.as_ref();
     let whole = data.and_then(|data| data.get(".dockerconfigjson"));
-    let Some(bytes) = whole.or_else(|| data.and_then(|data| data.get(".dockercfg"))) else { return Vec::new() };
+    let Some(bytes) = whole.or_else(|| data.and_then(|data| data.get(".dockercfg"))) else {
+        return Vec::new();
+    };
     let Ok(parsed) = serde_json::from_slice::<serde_json::Value>(&bytes.0) else { return Vec::new() };
     let auths = if whole.is_some() { parsed.get("auths").cloned().unwrap_or_default() } else { parsed };
     let full = match image.split_once('/') {
@@ -187,7 +193,8 @@ fn matching(secret: &Secret, image: &str) -> Vec<AuthConfig> {
     for (server, entry) in auths.as_object().into_iter().flatten() {
         let plain = server.trim_start_matches("https://").trim_start_matches("http://");
         let plain = plain.trim_end_matches('/').trim_end_matches("/v1").trim_end_matches("/v2");
-        let fits = full.strip_prefix(plain).is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', ':', '@']));
+        let fits =
+            full.strip_prefix(plain).is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', ':', '@']));
         if fits {
             found.push((plain.len(), auth(server, entry)));
         }
@@ -293,7 +300,8 @@ mod tests {
             "https://index.docker.io/v1/":{"auth":"aDpp"}}}"#;
         let data = [(".dockerconfigjson".to_owned(), ByteString(json.as_bytes().to_vec()))];
         let secret = Secret { data: Some(data.into()), ..Secret::default() };
-        let users = |image: &str| matching(&secret, image).into_iter().map(|auth| auth.username).collect::<Vec<_>>();
+        let users =
+            |image: &str| matching(&secret, image).into_iter().map(|auth| auth.username).collect::<Vec<_>>();
         assert_eq!(users("a.example/team/app:1"), ["t", "u"]);
         assert_eq!(users("a.example/other"), ["u"]);
         assert_eq!(users("nginx"), ["h"]);

@@ -68,7 +68,9 @@ pub async fn run(context: Context, config: Config) -> Result<(), Error> {
     };
     let own = match &config.runtime_endpoint {
         Some(_) => None,
-        None => Some(Containerd::new(&config.data_dir, config.containerd.clone(), config.cni_plugins.clone())?),
+        None => {
+            Some(Containerd::new(&config.data_dir, config.containerd.clone(), config.cni_plugins.clone())?)
+        }
     };
     let socket = match (&config.runtime_endpoint, &own) {
         (Some(socket), _) => socket.clone(),
@@ -179,20 +181,29 @@ impl Parts {
         }
     }
 
-    fn shared(&self, recorder: Recorder, addresses: &[IpAddr], runtime_name: String) -> Result<Shared, Error> {
+    fn shared(
+        &self,
+        recorder: Recorder,
+        addresses: &[IpAddr],
+        runtime_name: String,
+    ) -> Result<Shared, Error> {
         let file = |path: &str, source| Error::File { path: path.into(), source };
         let machine = host::system::machine().map_err(|source| file("/proc", source))?;
         let data_dir = &self.config.data_dir;
-        let disk = host::system::disk(data_dir)
-            .map_err(|source| Error::File { path: data_dir.clone(), source })?;
+        let disk =
+            host::system::disk(data_dir).map_err(|source| Error::File { path: data_dir.clone(), source })?;
         let hierarchy = Hierarchy::detect().map_err(|source| file("/proc/self/mountinfo", source))?;
         let root = self.config.cgroup_root.trim_end_matches('/');
         let cgroup_v2 = matches!(hierarchy, Hierarchy::V2(_));
         let workers = self.workers.clone();
         let notify = Arc::new(move |uid: &str| workers.raise(uid, Signal::Objects));
         let context = self.context.clone();
-        let services =
-            Informer::start(&context.tasks, context.shutdown.clone(), Api::all(context.client.clone()), Selection::default());
+        let services = Informer::start(
+            &context.tasks,
+            context.shutdown.clone(),
+            Api::all(context.client.clone()),
+            Selection::default(),
+        );
         Ok(Shared {
             runtime: self.runtime.clone(),
             recorder,

@@ -111,7 +111,8 @@ impl Objects {
     {
         let stop = self.context.shutdown.child_token();
         let api = Api::<K>::namespaced(self.context.client.clone(), &key.namespace);
-        let selection = Selection { fields: Some(format!("metadata.name={}", key.name)), ..Selection::default() };
+        let selection =
+            Selection { fields: Some(format!("metadata.name={}", key.name)), ..Selection::default() };
         let informer = Informer::start(&self.context.tasks, stop.clone(), api, selection);
         let pods: Arc<Mutex<BTreeSet<String>>> = Arc::default();
         let (mentioning, notify) = (pods.clone(), self.notify.clone());

@@ -125,7 +125,9 @@ impl Keeper {
                     any = true;
                 }
                 Ok(None) => {}
-                Err(error) => tracing::error!(%error, archive = %path.display(), "the images were not imported"),
+                Err(error) => {
+                    tracing::error!(%error, archive = %path.display(), "the images were not imported")
+                }
             }
         }
         if any && let Err(error) = write_marks(&marks, &known) {
@@ -134,7 +136,11 @@ impl Keeper {
         any
     }
 
-    async fn import_one(&self, path: &Path, known: &BTreeMap<PathBuf, String>) -> Result<Option<String>, ContainerdError> {
+    async fn import_one(
+        &self,
+        path: &Path,
+        known: &BTreeMap<PathBuf, String>,
+    ) -> Result<Option<String>, ContainerdError> {
         let fail = |source| ContainerdError::File { path: path.to_owned(), source };
         let found = std::fs::metadata(path).map_err(fail)?;
         let mark = format!("{} {:?}", found.len(), found.modified().map_err(fail)?);

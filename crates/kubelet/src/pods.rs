@@ -181,7 +181,8 @@ impl Pods {
 
     /// Ends what the API does not know, and removes what nobody needs. The API has told all that it knows by now.
     async fn tidy(&mut self) -> Result<(), cri::Error> {
-        let mut known: BTreeSet<String> = self.informer.list().iter().map(|pod| uid(pod).to_owned()).collect();
+        let mut known: BTreeSet<String> =
+            self.informer.list().iter().map(|pod| uid(pod).to_owned()).collect();
         known.extend(self.workers.lock().keys().cloned());
         let runtime = &self.shared.runtime;
         let mut orphans: BTreeMap<String, Pod> = BTreeMap::new();
@@ -199,7 +200,9 @@ impl Pods {
             self.start(View { pod: Arc::new(pod), gone: true });
         }
         self.remove_directories(&self.shared.config.pods_dir(), &known, |name| Some(name));
-        self.remove_directories(&self.shared.config.logs_dir(), &known, |name| Some(name.rsplit_once('_')?.1));
+        self.remove_directories(&self.shared.config.logs_dir(), &known, |name| {
+            Some(name.rsplit_once('_')?.1)
+        });
         Ok(())
     }
 

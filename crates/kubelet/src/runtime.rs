@@ -75,7 +75,11 @@ pub trait Runtime: Send + Sync {
     async fn images(&self) -> Result<Vec<Image>, Error>;
     /// A message whenever something may have changed, until the runtime goes away. An error when the runtime offers
     /// no such thing or is away.
-    async fn changes(&self, tasks: &TaskTracker, stop: CancellationToken) -> Result<mpsc::Receiver<Changed>, Error>;
+    async fn changes(
+        &self,
+        tasks: &TaskTracker,
+        stop: CancellationToken,
+    ) -> Result<mpsc::Receiver<Changed>, Error>;
 }
 
 fn by_uid(uid: Option<&str>) -> StringMap {
@@ -162,12 +166,17 @@ impl Runtime for cri::Client {
         Ok(self.list_images(ListImagesRequest::default()).await?.images)
     }
 
-    async fn changes(&self, tasks: &TaskTracker, stop: CancellationToken) -> Result<mpsc::Receiver<Changed>, Error> {
+    async fn changes(
+        &self,
+        tasks: &TaskTracker,
+        stop: CancellationToken,
+    ) -> Result<mpsc::Receiver<Changed>, Error> {
         let (sender, receiver) = mpsc::channel(WAITING);
         match self.get_container_events().await {
             Ok(stream) => forward(tasks, stop, stream, sender, |_| Some(Changed::Other)),
             Err(error) if error.is_unimplemented() => {
-                let filters = ["/tasks/exit", "/tasks/oom"].map(|topic| format!("topic==\"{topic}\",namespace==k8s.io"));
+                let filters = ["/tasks/exit", "/tasks/oom"]
+                    .map(|topic| format!("topic==\"{topic}\",namespace==k8s.io"));
                 let stream = self.subscribe_containerd(SubscribeRequest { filters: filters.into() }).await?;
                 // What was run beside a container's own process (a probe's command) changes nothing.
                 forward(tasks, stop, stream, sender, |event| event.ended().map(Changed::Ended));

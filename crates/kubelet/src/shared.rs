@@ -60,7 +60,14 @@ impl Shared {
     }
 
     /// Records an event about one of the pod's containers.
-    pub fn container_event(&self, pod: &Pod, container: &str, kind: EventType, reason: &str, note: impl Into<String>) {
+    pub fn container_event(
+        &self,
+        pod: &Pod,
+        container: &str,
+        kind: EventType,
+        reason: &str,
+        note: impl Into<String>,
+    ) {
         let init = pod.spec.as_ref().and_then(|spec| spec.init_containers.as_ref());
         let is_init = init.into_iter().flatten().any(|found| found.name == container);
         let field = if is_init { "spec.initContainers" } else { "spec.containers" };

@@ -85,7 +85,13 @@ impl Tokens {
     }
 }
 
-async fn ask(context: &Context, pod: &Pod, account: &str, audience: &str, life: i64) -> Result<Token, String> {
+async fn ask(
+    context: &Context,
+    pod: &Pod,
+    account: &str,
+    audience: &str,
+    life: i64,
+) -> Result<Token, String> {
     let api = Api::<ServiceAccount>::namespaced(context.client.clone(), namespace(pod));
     let request = TokenRequest {
         spec: Some(TokenRequestSpec {

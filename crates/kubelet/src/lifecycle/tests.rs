@@ -178,7 +178,8 @@ fn summary(status: &PodStatus) -> String {
     let init = status.init_container_statuses.iter().flatten();
     let all: Vec<_> = init.chain(status.container_statuses.iter().flatten()).map(state).collect();
     let conditions = status.conditions.iter().flatten();
-    let yes: Vec<_> = conditions.filter(|found| found.status == "True").map(|found| found.type_.as_str()).collect();
+    let yes: Vec<_> =
+        conditions.filter(|found| found.status == "True").map(|found| found.type_.as_str()).collect();
     let ready = if yes.contains(&"Ready") { " Ready" } else { "" };
     format!("{}{ready}; {}", status.phase.as_deref().unwrap_or_default(), all.join(", "))
 }
@@ -209,7 +210,10 @@ fn check(cases: Vec<Case>) {
         }
         let (found, status) = (found.join("; "), summary(&pod_status(&inputs)));
         if found != case.actions || status != case.status {
-            wrong.push(format!("{}\n  actions {found:?}\n  not     {:?}\n  status {status:?}\n  not    {:?}", case.name, case.actions, case.status));
+            wrong.push(format!(
+                "{}\n  actions {found:?}\n  not     {:?}\n  status {status:?}\n  not    {:?}",
+                case.name, case.actions, case.status
+            ));
         }
         // The same inputs give the same answer.
         assert_eq!(decide(&inputs), decision);

@@ -66,7 +66,8 @@ impl NodeKeeper {
         let node = self.register(&mut images).await;
         self.event(EventType::Normal, "Starting", "Starting kubelet.");
         self.context.tasks.spawn({
-            let (context, name, uid) = (self.context.clone(), self.config.node_name.clone(), node.metadata.uid.clone());
+            let (context, name, uid) =
+                (self.context.clone(), self.config.node_name.clone(), node.metadata.uid.clone());
             let shutdown = context.shutdown.clone();
             async move {
                 shutdown.run_until_cancelled(lease::renew(context, name, uid.unwrap_or_default())).await;
@@ -86,7 +87,9 @@ impl NodeKeeper {
                         known = node;
                         reported = Some(tokio::time::Instant::now());
                     }
-                    Err(kube::Error::Api(status)) if status.code == 404 => known = self.register(&mut images).await,
+                    Err(kube::Error::Api(status)) if status.code == 404 => {
+                        known = self.register(&mut images).await
+                    }
                     Err(error) => tracing::debug!(%error, "the node's status was not written"),
                 }
             }
@@ -193,7 +196,8 @@ impl NodeKeeper {
     }
 
     fn note(&self, node: &Node) {
-        let given = node.spec.as_ref().and_then(|spec| spec.pod_cidr.clone()).filter(|range| !range.is_empty());
+        let given =
+            node.spec.as_ref().and_then(|spec| spec.pod_cidr.clone()).filter(|range| !range.is_empty());
         self.pod_cidr.send_if_modified(|known| {
             let changed = given.is_some() && *known != given;
             if changed {
@@ -208,9 +212,15 @@ impl NodeKeeper {
         let ready = |node: &Node| node.status.as_ref().is_some_and(status::is_ready);
         let name = &self.config.node_name;
         match (ready(before), ready(now)) {
-            (false, true) => self.event(EventType::Normal, "NodeReady", &format!("Node {name} status is now: NodeReady")),
+            (false, true) => {
+                self.event(EventType::Normal, "NodeReady", &format!("Node {name} status is now: NodeReady"))
+            }
             (true, false) => {
-                self.event(EventType::Normal, "NodeNotReady", &format!("Node {name} status is now: NodeNotReady"));
+                self.event(
+                    EventType::Normal,
+                    "NodeNotReady",
+                    &format!("Node {name} status is now: NodeNotReady"),
+                );
             }
             _ => {}
         }

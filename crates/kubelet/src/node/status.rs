@@ -7,7 +7,8 @@ use cri::messages::RuntimeStatus;
 use host::system::Machine;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
-    ContainerImage, DaemonEndpoint, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeStatus, NodeSystemInfo,
+    ContainerImage, DaemonEndpoint, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeStatus,
+    NodeSystemInfo,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -62,7 +63,8 @@ pub(super) fn node_status(
 ) -> NodeStatus {
     let internal = addresses.iter().map(|address| ("InternalIP", address.to_string()));
     let host_name = std::iter::once(("Hostname", config.node_name.clone()));
-    let named = internal.chain(host_name).map(|(kind, address)| NodeAddress { type_: kind.to_owned(), address });
+    let named =
+        internal.chain(host_name).map(|(kind, address)| NodeAddress { type_: kind.to_owned(), address });
     let (capacity, allocatable) = room(config, facts);
     NodeStatus {
         addresses: Some(named.collect()),
@@ -86,7 +88,8 @@ fn room(config: &Config, facts: &Facts) -> (Amounts, Amounts) {
     let pods = config.max_pods.to_string();
     let cpus = facts.machine.cpus.to_string();
     let amounts = |memory: String, disk: String| {
-        let list = [("cpu", cpus.clone()), ("memory", memory), ("ephemeral-storage", disk), ("pods", pods.clone())];
+        let list =
+            [("cpu", cpus.clone()), ("memory", memory), ("ephemeral-storage", disk), ("pods", pods.clone())];
         list.into_iter().map(|(name, amount)| (name.to_owned(), Quantity(amount))).collect::<Amounts>()
     };
     let usable = resources(&facts.machine, disk);
@@ -100,7 +103,9 @@ fn node_info(config: &Config, facts: &Facts, old: &NodeStatus) -> NodeSystemInfo
     let known = old.node_info.as_ref().map(|info| info.container_runtime_version.clone());
     let runtime = match &facts.runtime {
         Ok((version, _)) => format!("{}://{}", version.runtime_name, version.runtime_version),
-        Err(_) => known.filter(|known| !known.is_empty()).unwrap_or_else(|| "containerd://Unknown".to_owned()),
+        Err(_) => {
+            known.filter(|known| !known.is_empty()).unwrap_or_else(|| "containerd://Unknown".to_owned())
+        }
     };
     NodeSystemInfo {
         architecture: machine.architecture.clone(),
@@ -195,7 +200,9 @@ fn trouble(status: &RuntimeStatus) -> Option<String> {
         }
     };
     let runtime = failed("RuntimeReady").map(|words| format!("container runtime not ready: {words}"));
-    runtime.or_else(|| failed("NetworkReady").map(|words| format!("container runtime network not ready: {words}")))
+    runtime.or_else(|| {
+        failed("NetworkReady").map(|words| format!("container runtime network not ready: {words}"))
+    })
 }
 
 fn condition(verdict: Verdict, old: &[NodeCondition], now: Timestamp) -> NodeCondition {
@@ -208,7 +215,9 @@ fn condition(verdict: Verdict, old: &[NodeCondition], now: Timestamp) -> NodeCon
         reason: Some(verdict.reason.to_owned()),
         message: Some(verdict.message),
         last_heartbeat_time: Some(Time(now)),
-        last_transition_time: before.and_then(|before| before.last_transition_time.clone()).or(Some(Time(now))),
+        last_transition_time: before
+            .and_then(|before| before.last_transition_time.clone())
+            .or(Some(Time(now))),
     }
 }
 
@@ -221,7 +230,8 @@ pub(super) fn is_ready(status: &NodeStatus) -> bool {
 /// Whether the API does not show the wanted status; heartbeats do not count.
 pub(super) fn differs(shown: Option<&NodeStatus>, wanted: &NodeStatus) -> bool {
     let Some(shown) = shown else { return true };
-    let settled = |condition: &NodeCondition| NodeCondition { last_heartbeat_time: None, ..condition.clone() };
+    let settled =
+        |condition: &NodeCondition| NodeCondition { last_heartbeat_time: None, ..condition.clone() };
     let conditions_differ = wanted.conditions.iter().flatten().any(|wanted| {
         let mut all = shown.conditions.iter().flatten();
         all.find(|condition| condition.type_ == wanted.type_).map(settled) != Some(settled(wanted))
@@ -231,7 +241,14 @@ pub(super) fn differs(shown: Option<&NodeStatus>, wanted: &NodeStatus) -> bool {
         let runtime = status.node_info.clone();
         let images = status.images.clone().unwrap_or_default();
         let addresses = status.addresses.clone().unwrap_or_default();
-        (amounts(&status.capacity), amounts(&status.allocatable), runtime, images, addresses, status.daemon_endpoints.clone())
+        (
+            amounts(&status.capacity),
+            amounts(&status.allocatable),
+            runtime,
+            images,
+            addresses,
+            status.daemon_endpoints.clone(),
+        )
     };
     conditions_differ || rest(shown) != rest(wanted)
 }
@@ -254,11 +271,16 @@ mod tests {
     use super::*;
 
     fn facts() -> Facts {
-        let condition = |kind: &str| RuntimeCondition { r#type: kind.into(), status: true, ..Default::default() };
+        let condition =
+            |kind: &str| RuntimeCondition { r#type: kind.into(), status: true, ..Default::default() };
         let status = RuntimeStatus { conditions: vec![condition("RuntimeReady"), condition("NetworkReady")] };
-        let version =
-            VersionResponse { runtime_name: "containerd".into(), runtime_version: "1.6".into(), ..Default::default() };
-        let machine = Machine { cpus: 2, memory: 4 << 30, architecture: "amd64".into(), ..Machine::default() };
+        let version = VersionResponse {
+            runtime_name: "containerd".into(),
+            runtime_version: "1.6".into(),
+            ..Default::default()
+        };
+        let machine =
+            Machine { cpus: 2, memory: 4 << 30, architecture: "amd64".into(), ..Machine::default() };
         let disk = Disk { total: 100 << 30, available: 50 << 30, inodes: 1000, inodes_free: 900 };
         Facts {
             machine,
@@ -277,7 +299,12 @@ mod tests {
     }
 
     fn condition(status: &NodeStatus, kind: &str) -> (String, String, String, i64) {
-        let found = status.conditions.iter().flatten().find(|condition| condition.type_ == kind).expect("it is there");
+        let found = status
+            .conditions
+            .iter()
+            .flatten()
+            .find(|condition| condition.type_ == kind)
+            .expect("it is there");
         let since = found.last_transition_time.as_ref().expect("a time").0.as_second();
         let text = |field: &Option<String>| field.clone().unwrap_or_default();
         (found.status.clone(), text(&found.reason), text(&found.message), since)
@@ -288,19 +315,28 @@ mod tests {
         type Break = fn(&mut Facts);
         let cases: [(&str, &str, &str, Break); 6] = [
             ("Ready", "False", "container runtime is down: gone", |facts| facts.runtime = Err("gone".into())),
-            ("Ready", "False", "container runtime network not ready: NetworkReady=false reason:R message:M", |facts| {
-                let (_, status) = facts.runtime.as_mut().expect("it runs");
-                status.conditions[1] = RuntimeCondition {
-                    r#type: "NetworkReady".into(),
-                    status: false,
-                    reason: "R".into(),
-                    message: "M".into(),
-                };
+            (
+                "Ready",
+                "False",
+                "container runtime network not ready: NetworkReady=false reason:R message:M",
+                |facts| {
+                    let (_, status) = facts.runtime.as_mut().expect("it runs");
+                    status.conditions[1] = RuntimeCondition {
+                        r#type: "NetworkReady".into(),
+                        status: false,
+                        reason: "R".into(),
+                        message: "M".into(),
+                    };
+                },
+            ),
+            ("MemoryPressure", "True", "kubelet has insufficient memory available", |facts| {
+                facts.memory_available = 1
             }),
-            ("MemoryPressure", "True", "kubelet has insufficient memory available", |facts| facts.memory_available = 1),
             ("DiskPressure", "True", "kubelet has disk pressure", |facts| facts.disk.available = 1),
             ("DiskPressure", "True", "kubelet has disk pressure", |facts| facts.disk.inodes_free = 1),
-            ("PIDPressure", "True", "kubelet has insufficient PID available", |facts| facts.processes.0 = 32000),
+            ("PIDPressure", "True", "kubelet has insufficient PID available", |facts| {
+                facts.processes.0 = 32000
+            }),
         ];
         let good = status(&facts(), &NodeStatus::default(), 1);
         assert!(is_ready(&good));
@@ -325,6 +361,9 @@ mod tests {
         assert_eq!(amount(&status.allocatable, "memory"), "4091904Ki");
         assert_eq!(amount(&status.allocatable, "cpu"), "2");
         assert_eq!(amount(&status.allocatable, "pods"), "110");
-        assert_eq!(status.daemon_endpoints.and_then(|all| all.kubelet_endpoint).map(|found| found.port), Some(10250));
+        assert_eq!(
+            status.daemon_endpoints.and_then(|all| all.kubelet_endpoint).map(|found| found.port),
+            Some(10250)
+        );
     }
 }

@@ -87,9 +87,13 @@ async fn ask(target: &HttpTarget) -> Result<u16, String> {
     exchange(stream, target).await
 }
 
-async fn exchange(stream: impl AsyncRead + AsyncWrite + Unpin + Send, target: &HttpTarget) -> Result<u16, String> {
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
+async fn exchange(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send,
+    target: &HttpTarget,
+) -> Result<u16, String> {
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| error.to_string())?;
     let mut request = Request::get(&target.path);
     if !target.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
         request = request.header("Host", join(&target.host, target.port));

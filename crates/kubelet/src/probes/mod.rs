@@ -34,7 +34,12 @@ pub(crate) struct Target {
 }
 
 /// Carries out a probe once.
-pub(crate) async fn probe(runtime: &dyn Runtime, container: &Container, spec: &ProbeSpec, target: &Target) -> Outcome {
+pub(crate) async fn probe(
+    runtime: &dyn Runtime,
+    container: &Container,
+    spec: &ProbeSpec,
+    target: &Target,
+) -> Outcome {
     let seconds = u64::try_from(spec.timeout_seconds.unwrap_or(1).max(1)).unwrap_or(1);
     let limit = Duration::from_secs(seconds);
     if let Some(exec) = &spec.exec {
@@ -109,5 +114,8 @@ pub(crate) fn port_number(container: &Container, port: &IntOrString) -> Result<u
             }
         }
     };
-    u16::try_from(number).ok().filter(|port| *port > 0).ok_or_else(|| format!("invalid port number: {number}"))
+    u16::try_from(number)
+        .ok()
+        .filter(|port| *port > 0)
+        .ok_or_else(|| format!("invalid port number: {number}"))
 }

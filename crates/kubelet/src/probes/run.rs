@@ -63,7 +63,11 @@ pub(crate) struct Prober {
 
 impl Prober {
     /// Probes until it has nothing more to find out. `tell` is called with each failure's words and with each verdict.
-    pub async fn run(self, runtime: &dyn Runtime, mut tell: impl FnMut(Probe, Option<Verdict>, Option<String>)) {
+    pub async fn run(
+        self,
+        runtime: &dyn Runtime,
+        mut tell: impl FnMut(Probe, Option<Verdict>, Option<String>),
+    ) {
         let seconds = |value: Option<i32>, usual| {
             Duration::from_secs(u64::try_from(value.unwrap_or(usual)).unwrap_or(0))
         };
@@ -112,25 +116,15 @@ mod tests {
 
     #[test]
     fn verdicts_need_enough_outcomes_in_a_row() {
-        let spec = ProbeSpec { success_threshold: Some(2), failure_threshold: Some(3), ..ProbeSpec::default() };
+        let spec =
+            ProbeSpec { success_threshold: Some(2), failure_threshold: Some(3), ..ProbeSpec::default() };
         let mut judge = Judge::new(&spec);
         let script = [true, true, false, false, true, false, false, false, false, true, true];
         let verdicts: Vec<_> = script.into_iter().map(|outcome| judge.take(outcome)).collect();
         use Verdict::{Bad, Good};
         let none = None;
-        let expected = [
-            none,
-            Some(Good),
-            none,
-            none,
-            none,
-            none,
-            none,
-            Some(Bad),
-            Some(Bad),
-            none,
-            Some(Good),
-        ];
+        let expected =
+            [none, Some(Good), none, none, none, none, none, Some(Bad), Some(Bad), none, Some(Good)];
         assert_eq!(verdicts, expected);
     }
 }

@@ -82,7 +82,10 @@ impl Options {
 fn form(query: &str) -> Vec<(String, String)> {
     let decode = |text: &str| percent_decode(&text.replace('+', " "));
     let pairs = query.split('&').filter(|pair| !pair.is_empty());
-    pairs.map(|pair| pair.split_once('=').unwrap_or((pair, ""))).map(|(key, value)| (decode(key), decode(value))).collect()
+    pairs
+        .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+        .map(|(key, value)| (decode(key), decode(value)))
+        .collect()
 }
 
 /// `%41` is `A`.
@@ -90,7 +93,8 @@ pub(crate) fn percent_decode(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((first, tail)) = rest.split_first() {
-        let digits = tail.get(..2).filter(|_| *first == b'%').and_then(|digits| std::str::from_utf8(digits).ok());
+        let digits =
+            tail.get(..2).filter(|_| *first == b'%').and_then(|digits| std::str::from_utf8(digits).ok());
         match digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
             Some(byte) => {
                 bytes.push(byte);
@@ -233,7 +237,9 @@ pub(crate) struct Subject {
 impl Subject {
     fn runs(&self) -> bool {
         let seen = self.observed.borrow();
-        seen.containers.iter().any(|found| found.id == self.id && matches!(found.state, State::Running | State::Created))
+        seen.containers
+            .iter()
+            .any(|found| found.id == self.id && matches!(found.state, State::Running | State::Created))
     }
 }
 
@@ -342,7 +348,10 @@ mod tests {
     async fn each_option_does_what_its_name_says() {
         let cases = [
             ("", "one\ntwo\nthree\n\n"),
-            ("timestamps=true", "2026-01-01T00:00:00.1Z one\n2026-01-01T00:00:01.2Z two\n2026-01-01T00:00:02Z three\n2026-01-01T00:00:03Z \n"),
+            (
+                "timestamps=true",
+                "2026-01-01T00:00:00.1Z one\n2026-01-01T00:00:01.2Z two\n2026-01-01T00:00:02Z three\n2026-01-01T00:00:03Z \n",
+            ),
             ("tailLines=2", "three\n\n"),
             ("tailLines=0", ""),
             ("tailLines=100", "one\ntwo\nthree\n\n"),
@@ -360,7 +369,14 @@ mod tests {
     #[test]
     fn bad_options_are_refused() {
         let now = Timestamp::UNIX_EPOCH;
-        for query in ["tailLines=-1", "tailLines=x", "limitBytes=0", "sinceSeconds=0", "sinceTime=yesterday", "stream=x"] {
+        for query in [
+            "tailLines=-1",
+            "tailLines=x",
+            "limitBytes=0",
+            "sinceSeconds=0",
+            "sinceTime=yesterday",
+            "stream=x",
+        ] {
             assert!(Options::parse(query, now).is_err(), "{query}");
         }
     }
@@ -375,7 +391,8 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let path = dir.path().join("0.log");
         std::fs::write(&path, "2026-01-01T00:00:00Z stdout F one\n").expect("written");
-        let with = |state| Arc::new(RuntimePod { containers: vec![container(state)], ..RuntimePod::default() });
+        let with =
+            |state| Arc::new(RuntimePod { containers: vec![container(state)], ..RuntimePod::default() });
         let (sender, observed) = watch::channel(with(State::Running));
         let (out, mut parts) = mpsc::channel(1);
         let options = Options { follow: true, ..Options::default() };

@@ -70,9 +70,13 @@ pub(crate) struct Source {
 }
 
 /// Binds and checks, so that what is wrong is told at start.
-pub(crate) async fn bind(address: SocketAddr, tls: &ServerTls) -> Result<(TcpListener, TlsAcceptor), ServerError> {
+pub(crate) async fn bind(
+    address: SocketAddr,
+    tls: &ServerTls,
+) -> Result<(TcpListener, TlsAcceptor), ServerError> {
     let acceptor = acceptor(tls).map_err(ServerError::Tls)?;
-    let listener = TcpListener::bind(address).await.map_err(|source| ServerError::Listen { address, source })?;
+    let listener =
+        TcpListener::bind(address).await.map_err(|source| ServerError::Listen { address, source })?;
     Ok((listener, acceptor))
 }
 
@@ -174,7 +178,8 @@ fn answer(source: &Source, client: Option<&str>, request: &http::request::Parts)
         let words = format!("Forbidden (user={client}, verb=get, resource=nodes, subresource=proxy)");
         return text(StatusCode::FORBIDDEN, words);
     }
-    let path: Vec<_> = request.uri.path().trim_start_matches('/').split('/').map(logs::percent_decode).collect();
+    let path: Vec<_> =
+        request.uri.path().trim_start_matches('/').split('/').map(logs::percent_decode).collect();
     let path: Vec<_> = path.iter().map(String::as_str).collect();
     let known = matches!(path.as_slice(), ["healthz" | "pods"] | ["containerLogs", _, _, _]);
     if known && request.method != Method::GET {
@@ -204,7 +209,13 @@ fn list(source: &Source) -> Response<Body> {
 
 type Refusal = (StatusCode, String);
 
-fn log(source: &Source, namespace: &str, pod: &str, container: &str, query: &str) -> Result<Response<Body>, Refusal> {
+fn log(
+    source: &Source,
+    namespace: &str,
+    pod: &str,
+    container: &str,
+    query: &str,
+) -> Result<Response<Body>, Refusal> {
     let bad = |words: String| (StatusCode::BAD_REQUEST, words);
     let options = Options::parse(query, source.context.clock.now()).map_err(bad)?;
     let found = pods::find(&source.pods, namespace, pod);
@@ -235,7 +246,12 @@ fn log(source: &Source, namespace: &str, pod: &str, container: &str, query: &str
 }
 
 /// The file to read, and whose it is.
-fn subject(source: &Source, pod: &Pod, container: &str, previous: bool) -> Result<(PathBuf, Subject), String> {
+fn subject(
+    source: &Source,
+    pod: &Pod,
+    container: &str,
+    previous: bool,
+) -> Result<(PathBuf, Subject), String> {
     let name = pod.metadata.name.as_deref().unwrap_or_default();
     let waiting = || {
         let reason = waiting_reason(pod, container).unwrap_or_else(|| "ContainerCreating".to_owned());
@@ -255,7 +271,9 @@ fn subject(source: &Source, pod: &Pod, container: &str, previous: bool) -> Resul
     let wanted = if previous { before() } else { seen.newest(container) };
     let found = match wanted {
         Some(found) => found,
-        None if previous => return Err(format!("previous terminated container {container:?} in pod {name:?} not found")),
+        None if previous => {
+            return Err(format!("previous terminated container {container:?} in pod {name:?} not found"));
+        }
         None => return Err(waiting()),
     };
     if found.log_path.is_empty() {

@@ -211,7 +211,9 @@ impl Source<'_> {
             Known::Found(map) => payload::config_map(&map, style),
             Known::Missing if style.optional => Ok(Files::new()),
             Known::Missing => Err(ConfigError::new(format!("configmap {name:?} not found"))),
-            Known::Unread => Err(ConfigError::new(format!("failed to sync configmap cache: {name} was not read yet"))),
+            Known::Unread => {
+                Err(ConfigError::new(format!("failed to sync configmap cache: {name} was not read yet")))
+            }
         }
     }
 
@@ -220,11 +222,16 @@ impl Source<'_> {
             Known::Found(secret) => payload::secret(&secret, style),
             Known::Missing if style.optional => Ok(Files::new()),
             Known::Missing => Err(ConfigError::new(format!("secret {name:?} not found"))),
-            Known::Unread => Err(ConfigError::new(format!("failed to sync secret cache: {name} was not read yet"))),
+            Known::Unread => {
+                Err(ConfigError::new(format!("failed to sync secret cache: {name} was not read yet")))
+            }
         }
     }
 
-    async fn projected(&self, volume: &ProjectedVolumeSource) -> Result<(Files, Option<Timestamp>), ConfigError> {
+    async fn projected(
+        &self,
+        volume: &ProjectedVolumeSource,
+    ) -> Result<(Files, Option<Timestamp>), ConfigError> {
         let mode = volume.default_mode.unwrap_or(DEFAULT_MODE);
         let mut files = Files::new();
         let mut refresh: Option<Timestamp> = None;
@@ -260,7 +267,8 @@ impl Source<'_> {
             let tokens = &self.shared.tokens;
             let token = tokens.get(&self.shared.context, self.pod, audience, found.expiration_seconds).await;
             let token = token.map_err(ConfigError::new)?;
-            let group = spec(self.pod).security_context.as_ref().is_some_and(|context| context.fs_group.is_some());
+            let group =
+                spec(self.pod).security_context.as_ref().is_some_and(|context| context.fs_group.is_some());
             return Ok((payload::token(&found.path, &token.text, mode, group), Some(token.renew_at)));
         }
         Err(ConfigError::new("this kind of projection is not supported"))

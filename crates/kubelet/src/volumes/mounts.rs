@@ -74,14 +74,19 @@ fn volume_mount(
     wanted: &VolumeMount,
 ) -> Result<Mount, ConfigError> {
     let volume = spec(pod).volumes.iter().flatten().find(|volume| volume.name == wanted.name);
-    let volume = volume.ok_or_else(|| ConfigError::new(format!("volume {:?} is not defined", wanted.name)))?;
+    let volume =
+        volume.ok_or_else(|| ConfigError::new(format!("volume {:?} is not defined", wanted.name)))?;
     let pod_dir = shared.pod_dir(uid(pod));
     let mut path = volume_path(&pod_dir, volume);
     let lookup = |name: &str| env.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
     let expression = wanted.sub_path_expr.as_deref().map(|text| expand(text, lookup));
     let below = wanted.sub_path.clone().or(expression).filter(|below| !below.is_empty());
     if let Some(below) = below {
-        let place = pod_dir.join("volume-subpaths").join(&wanted.name).join(&container.name).join(position.to_string());
+        let place = pod_dir
+            .join("volume-subpaths")
+            .join(&wanted.name)
+            .join(&container.name)
+            .join(position.to_string());
         path = sub_path(shared, &path, &below, &place)?;
     }
     let propagation = match wanted.mount_propagation.as_deref() {
@@ -108,7 +113,8 @@ fn absolute(path: &str) -> String {
 
 /// Binds what is under a volume to a place that no container can change the meaning of.
 fn sub_path(shared: &Shared, volume: &Path, below: &str, place: &Path) -> Result<PathBuf, ConfigError> {
-    let fail = |error: std::io::Error| ConfigError::new(format!("failed to prepare subPath {below:?}: {error}"));
+    let fail =
+        |error: std::io::Error| ConfigError::new(format!("failed to prepare subPath {below:?}: {error}"));
     let target = host::files::open_beneath(volume, Path::new(below), 0o750).map_err(fail)?;
     let mounted = shared.mounts.under(place).map_err(fail)?;
     if mounted.iter().any(|at| at == place) {

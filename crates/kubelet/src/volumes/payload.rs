@@ -38,7 +38,8 @@ fn pick(data: &BTreeMap<String, Vec<u8>>, style: &Style<'_>) -> Result<Files, Co
             }
             None if style.optional => {}
             None => {
-                let message = format!("{} references non-existent {} key: {}", style.what, key_word(style), item.key);
+                let message =
+                    format!("{} references non-existent {} key: {}", style.what, key_word(style), item.key);
                 return Err(ConfigError::new(message));
             }
         }

@@ -107,7 +107,8 @@ impl FakeRuntime {
     }
 
     fn end_after(&self, id: &str, after: Duration, code: i32) {
-        let (state, clock, changes, id) = (self.state.clone(), self.clock.clone(), self.changes.clone(), id.to_owned());
+        let (state, clock, changes, id) =
+            (self.state.clone(), self.clock.clone(), self.changes.clone(), id.to_owned());
         self.tasks.spawn(async move {
             tokio::time::sleep(after).await;
             end(&state, &clock, &changes, &id, code);
@@ -285,7 +286,11 @@ impl Runtime for FakeRuntime {
         Ok(Vec::new())
     }
 
-    async fn changes(&self, tasks: &TaskTracker, stop: CancellationToken) -> Result<mpsc::Receiver<Changed>, Error> {
+    async fn changes(
+        &self,
+        tasks: &TaskTracker,
+        stop: CancellationToken,
+    ) -> Result<mpsc::Receiver<Changed>, Error> {
         drop(self.look()?);
         let (sender, receiver) = mpsc::channel(64);
         let mut changes = self.changes.subscribe();

@@ -42,12 +42,20 @@ impl Probing {
     }
 
     /// Starts and stops probers as containers come and go.
-    pub fn adjust(&mut self, memory: &mut Memory, pod: &Pod, runtime: &RuntimePod, ending: bool, now: Timestamp) {
+    pub fn adjust(
+        &mut self,
+        memory: &mut Memory,
+        pod: &Pod,
+        runtime: &RuntimePod,
+        ending: bool,
+        now: Timestamp,
+    ) {
         while self.tasks.try_join_next().is_some() {}
         let mut wanted: BTreeMap<Key, (ContainerSpec, ProbeSpec, Container)> = BTreeMap::new();
         let init = spec(pod).init_containers.iter().flatten().filter(|container| is_sidecar(container));
         for container in init.chain(&spec(pod).containers) {
-            let Some(found) = runtime.newest(&container.name).filter(|found| found.state == State::Running) else {
+            let Some(found) = runtime.newest(&container.name).filter(|found| found.state == State::Running)
+            else {
                 continue;
             };
             let started = remember(memory, pod, container, found).started;
@@ -107,7 +115,8 @@ impl Probing {
     pub fn heed(&mut self, memory: &mut Memory, pod: &Pod) {
         let news = std::mem::take(&mut *self.board.lock().unwrap_or_else(PoisonError::into_inner));
         for ((name, kind, id), news) in news {
-            let Some(probed) = memory.containers.get_mut(&name).and_then(|memory| memory.probed.as_mut()) else {
+            let Some(probed) = memory.containers.get_mut(&name).and_then(|memory| memory.probed.as_mut())
+            else {
                 continue;
             };
             if probed.id != id {
@@ -137,7 +146,12 @@ fn word(kind: Probe) -> &'static str {
 
 /// What is known of a container's probes. Of one that ran before this kubelet did, the API remembers the rest, so that a
 /// restart of the kubelet takes no pod out of its services.
-fn remember<'a>(memory: &'a mut Memory, pod: &Pod, container: &ContainerSpec, found: &Container) -> &'a Probed {
+fn remember<'a>(
+    memory: &'a mut Memory,
+    pod: &Pod,
+    container: &ContainerSpec,
+    found: &Container,
+) -> &'a Probed {
     let memory = memory.containers.entry(container.name.clone()).or_default();
     if memory.probed.as_ref().is_none_or(|probed| probed.id != found.id) {
         let status = pod.status.as_ref();
@@ -148,7 +162,8 @@ fn remember<'a>(memory: &'a mut Memory, pod: &Pod, container: &ContainerSpec, fo
         let known = all.find(|known| known.container_id.as_deref().is_some_and(same));
         memory.probed = Some(Probed {
             id: found.id.clone(),
-            started: container.startup_probe.is_none() || known.is_some_and(|known| known.started == Some(true)),
+            started: container.startup_probe.is_none()
+                || known.is_some_and(|known| known.started == Some(true)),
             ready: container.readiness_probe.is_none() || known.is_some_and(|known| known.ready),
             failed: None,
         });

@@ -30,12 +30,14 @@ pub(super) enum Answer {
     Failed(String),
 }
 
+type Sending = Pin<Box<dyn Future<Output = Answer> + Send>>;
+
 #[derive(Default)]
 pub(super) struct Report {
     wanted: Option<PodStatus>,
     /// What was written last, and the version of the object since.
     written: Option<(PodStatus, Option<String>)>,
-    sending: Option<(PodStatus, Pin<Box<dyn Future<Output = Answer> + Send>>)>,
+    sending: Option<(PodStatus, Sending)>,
     retry_at: Option<Timestamp>,
     failures: u32,
 }
@@ -58,9 +60,10 @@ impl Report {
     pub fn pending(&self, pod: &Pod) -> Option<Value> {
         let wanted = self.wanted.as_ref()?;
         // What the server keeps in another form would otherwise be written for ever.
-        let same_as_written = self.written.as_ref().is_some_and(|(written, version)| {
-            written == wanted && *version == pod.metadata.resource_version
-        });
+        let same_as_written = self
+            .written
+            .as_ref()
+            .is_some_and(|(written, version)| written == wanted && *version == pod.metadata.resource_version);
         if same_as_written { None } else { difference(pod, wanted) }
     }
 
@@ -98,7 +101,11 @@ async fn write(shared: &Shared, pod: &Pod, patch: &Value) -> Answer {
         Ok(Ok(answer)) => Answer::Written(Box::new(answer)),
         // Another pod may have the name by now: its uid is not ours to change.
         Ok(Err(kube::Error::Api(status))) if matches!(status.code, 404 | 409 | 422) => {
-            if status.code == 404 || status.message.contains("uid") { Answer::Gone } else { Answer::Failed(status.message.clone()) }
+            if status.code == 404 || status.message.contains("uid") {
+                Answer::Gone
+            } else {
+                Answer::Failed(status.message.clone())
+            }
         }
         Ok(Err(error)) => Answer::Failed(error.to_string()),
         Err(_) => Answer::Failed("no answer".to_owned()),

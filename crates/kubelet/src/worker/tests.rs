@@ -82,13 +82,17 @@ impl Node {
         };
         context.tasks.spawn(changes::follow(context.clone(), self.runtime.clone(), listener));
         let everything = Api::all(context.client.clone());
-        let services = Informer::start(&context.tasks, context.shutdown.clone(), everything, Selection::default());
+        let services =
+            Informer::start(&context.tasks, context.shutdown.clone(), everything, Selection::default());
         let shared = Shared {
             context: context.clone(),
             config: config.clone(),
             runtime: self.runtime.clone(),
             recorder: Recorder::new(context, "kubelet", None),
-            objects: Objects::new(context.clone(), Arc::new(move |uid: &str| notify.raise(uid, Signal::Objects))),
+            objects: Objects::new(
+                context.clone(),
+                Arc::new(move |uid: &str| notify.raise(uid, Signal::Objects)),
+            ),
             services,
             tokens: Tokens::default(),
             images: Images::default(),
@@ -119,7 +123,9 @@ impl Node {
     }
 
     async fn status(&self, path: &str, what: &str, check: impl Fn(&Value) -> bool) -> Value {
-        let found = |pod: Option<&Value>| pod.and_then(|pod| pod.get("status")).filter(|status| check(status)).cloned();
+        let found = |pod: Option<&Value>| {
+            pod.and_then(|pod| pod.get("status")).filter(|status| check(status)).cloned()
+        };
         self.api.until(path, what, found).await
     }
 
@@ -142,7 +148,8 @@ impl Node {
     fn reasons(&self, path: &str) -> Vec<String> {
         let mut reasons: Vec<String> = Vec::new();
         for pod in self.api.history(path) {
-            let reason = pod.pointer("/status/containerStatuses/0/state/waiting/reason").and_then(Value::as_str);
+            let reason =
+                pod.pointer("/status/containerStatuses/0/state/waiting/reason").and_then(Value::as_str);
             if let Some(reason) = reason.filter(|reason| reasons.last().is_none_or(|last| last != reason)) {
                 reasons.push(reason.to_owned());
             }
@@ -258,16 +265,17 @@ async fn a_failing_liveness_probe_restarts_and_readiness_does_not() {
 async fn a_startup_probe_holds_the_others_back() {
     let node = Node::new();
     node.runtime.set_exec_code(1);
-    let probe = |word: &str, failures: u32| {
-        json!({"exec": {"command": [word]}, "periodSeconds": 1, "failureThreshold": failures})
-    };
+    let probe = |word: &str, failures: u32| json!({"exec": {"command": [word]}, "periodSeconds": 1, "failureThreshold": failures});
     let probes = json!({"startupProbe": probe("up", 20), "livenessProbe": probe("alive", 1)});
     let path = node.pod(probes, json!({}));
     node.status(&path, "running", |status| status["phase"] == "Running").await;
     tokio::time::sleep(Duration::from_secs(10)).await;
     assert!(node.runtime.calls("exec alive").is_empty() && !node.runtime.calls("exec up").is_empty());
     node.runtime.set_exec_code(0);
-    node.status(&path, "started", |status| status.pointer("/containerStatuses/0/started") == Some(&json!(true))).await;
+    node.status(&path, "started", |status| {
+        status.pointer("/containerStatuses/0/started") == Some(&json!(true))
+    })
+    .await;
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert!(!node.runtime.calls("exec alive").is_empty());
     let asked = node.runtime.calls("exec up").len();
@@ -296,14 +304,21 @@ async fn an_image_that_does_not_exist_is_asked_for_less_and_less_often() {
 #[tokio::test(start_paused = true)]
 async fn a_runtime_that_is_away_is_waited_for() {
     let node = Node::new();
-    let path = node.pod(json!({"livenessProbe": {"exec": {"command": ["check"]}, "failureThreshold": 1, "periodSeconds": 1}}), json!({}));
+    let path = node.pod(
+        json!({"livenessProbe": {"exec": {"command": ["check"]}, "failureThreshold": 1, "periodSeconds": 1}}),
+        json!({}),
+    );
     node.status(&path, "ready", is_ready).await;
     node.runtime.set_away(true);
     tokio::time::sleep(Duration::from_secs(600)).await;
     node.runtime.set_away(false);
     tokio::time::sleep(Duration::from_secs(10)).await;
     let status = node.api.get(&path).expect("it is there")["status"].clone();
-    assert_eq!((restarts(&status), is_ready(&status)), (0, true), "probes that cannot be carried out say nothing");
+    assert_eq!(
+        (restarts(&status), is_ready(&status)),
+        (0, true),
+        "probes that cannot be carried out say nothing"
+    );
     assert_eq!(node.runtime.calls("sandbox").len(), 1);
     assert!(node.runtime.calls("stop").is_empty());
 }

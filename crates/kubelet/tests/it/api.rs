@@ -42,8 +42,11 @@ fn answer(code: u16, value: &Value) -> Answer {
 }
 
 fn refusal(code: u16, reason: &str) -> Answer {
-    answer(code, &json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": reason,
-        "message": reason, "metadata": {}}))
+    answer(
+        code,
+        &json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": reason,
+        "message": reason, "metadata": {}}),
+    )
 }
 
 impl Default for FakeApi {
@@ -117,12 +120,22 @@ impl FakeApi {
     /// Objects whose path begins so.
     pub fn under(&self, prefix: &str) -> Vec<Value> {
         let state = self.lock();
-        state.objects.iter().filter(|(path, _)| path.starts_with(prefix)).map(|(_, object)| object.clone()).collect()
+        state
+            .objects
+            .iter()
+            .filter(|(path, _)| path.starts_with(prefix))
+            .map(|(_, object)| object.clone())
+            .collect()
     }
 
     /// All states that an object ever had.
     pub fn history(&self, path: &str) -> Vec<Value> {
-        self.lock().log.iter().filter(|(known, ..)| known == path).map(|(.., object)| object.clone()).collect()
+        self.lock()
+            .log
+            .iter()
+            .filter(|(known, ..)| known == path)
+            .map(|(.., object)| object.clone())
+            .collect()
     }
 
     /// Asks for a pod's end, as a DELETE does; without grace the object is gone at once.
@@ -139,7 +152,12 @@ impl FakeApi {
     }
 
     /// Waits until an object, or its absence, satisfies a condition.
-    pub async fn until<T>(&self, path: &str, what: &str, mut check: impl FnMut(Option<&Value>) -> Option<T>) -> T {
+    pub async fn until<T>(
+        &self,
+        path: &str,
+        what: &str,
+        mut check: impl FnMut(Option<&Value>) -> Option<T>,
+    ) -> T {
         let mut changes = self.changes.subscribe();
         let wait = async {
             loop {
@@ -177,7 +195,9 @@ impl FakeApi {
         let value: Value = serde_json::from_slice(&bytes).unwrap_or_default();
         Ok(match parts.method {
             Method::GET if is_collection(&path) => self.list(&path, &query),
-            Method::GET => self.get(&path).map_or_else(|| refusal(404, "NotFound"), |found| answer(200, &found)),
+            Method::GET => {
+                self.get(&path).map_or_else(|| refusal(404, "NotFound"), |found| answer(200, &found))
+            }
             Method::POST if path.ends_with("/token") => token(&value),
             Method::POST => self.create(&path, value),
             Method::PATCH => self.patch(path.trim_end_matches("/status"), &value),
@@ -228,8 +248,11 @@ impl FakeApi {
         let state = self.lock();
         let found = state.objects.iter().filter(|(at, object)| is_in(at, path) && selects(&selector, object));
         let items: Vec<_> = found.map(|(_, object)| object.clone()).collect();
-        answer(200, &json!({"kind": "List", "apiVersion": "v1", "items": items,
-            "metadata": {"resourceVersion": state.log.len().to_string()}}))
+        answer(
+            200,
+            &json!({"kind": "List", "apiVersion": "v1", "items": items,
+            "metadata": {"resourceVersion": state.log.len().to_string()}}),
+        )
     }
 
     fn follow(&self, path: String, selector: String, from: usize) -> Answer {
@@ -265,7 +288,8 @@ fn token(request: &Value) -> Answer {
     let seconds = request.pointer("/spec/expirationSeconds").and_then(Value::as_i64).unwrap_or(3600);
     let mut answered = request.clone();
     // Far away on every clock that tests use.
-    answered["status"] = json!({"token": format!("token-of-{seconds}"), "expirationTimestamp": "2126-01-01T00:00:00Z"});
+    answered["status"] =
+        json!({"token": format!("token-of-{seconds}"), "expirationTimestamp": "2126-01-01T00:00:00Z"});
     answer(201, &answered)
 }
 
@@ -311,9 +335,12 @@ fn merge(object: &mut Value, patch: &Value) {
         };
         match (value, key) {
             (Value::Null, _) => drop(target.remove(field)),
-            (Value::Array(items), Some(key)) => merge_list(target.entry(field).or_insert_with(|| json!([])), items, key),
+            (Value::Array(items), Some(key)) => {
+                merge_list(target.entry(field).or_insert_with(|| json!([])), items, key)
+            }
             (Value::Array(items), None) => {
-                let plain: Vec<_> = items.iter().filter(|item| item.get("$patch").is_none()).cloned().collect();
+                let plain: Vec<_> =
+                    items.iter().filter(|item| item.get("$patch").is_none()).cloned().collect();
                 target.insert(field.clone(), Value::Array(plain));
             }
             _ => merge(target.entry(field).or_insert(Value::Null), value),

@@ -41,10 +41,14 @@ fn volumes_init_containers_and_hooks_work_together() {
                 container["volumeMounts"] = mounts.clone();
                 container
             };
-            let mut main = with("main", &format!(
-                "cat /shared/order /key/word /api/token > /outside/seen; echo ' '$(env | busybox grep LIMIT) >> /outside/seen; {FOREVER}"
-            ));
-            main["env"] = json!([{"name": "LIMIT", "valueFrom": {"resourceFieldRef": {"resource": "limits.memory"}}}]);
+            let mut main = with(
+                "main",
+                &format!(
+                    "cat /shared/order /key/word /api/token > /outside/seen; echo ' '$(env | busybox grep LIMIT) >> /outside/seen; {FOREVER}"
+                ),
+            );
+            main["env"] =
+                json!([{"name": "LIMIT", "valueFrom": {"resourceFieldRef": {"resource": "limits.memory"}}}]);
             main["resources"] = json!({"limits": {"memory": "32Mi"}});
             main["lifecycle"] = json!({
                 "postStart": {"exec": {"command": ["sh", "-c", "echo began > /outside/began"]}},
@@ -69,8 +73,11 @@ fn volumes_init_containers_and_hooks_work_together() {
             let memory = machine.config.cgroup_root.clone();
             let limit = format!("/sys/fs/cgroup/memory{memory}/burstable");
             if let Ok(mut pods) = std::fs::read_dir(limit) {
-                let pod = pods.find_map(|entry| entry.ok().filter(|entry| entry.path().is_dir())).expect("the pod's group");
-                let bytes = std::fs::read_to_string(pod.path().join("memory.limit_in_bytes")).expect("a limit");
+                let pod = pods
+                    .find_map(|entry| entry.ok().filter(|entry| entry.path().is_dir()))
+                    .expect("the pod's group");
+                let bytes =
+                    std::fs::read_to_string(pod.path().join("memory.limit_in_bytes")).expect("a limit");
                 assert_eq!(bytes.trim(), "33554432");
             }
             machine.api.delete_pod(&path, 5);
@@ -88,16 +95,26 @@ fn endings_are_told_as_they_were() {
             let (_guard, data) = data_dir();
             let mut machine = Machine::new(&data);
             machine.start();
-            let good = machine.pod("good", json!({"restartPolicy": "Never", "containers": [shell("echo done > /dev/termination-log")]}));
+            let good = machine.pod(
+                "good",
+                json!({"restartPolicy": "Never", "containers": [shell("echo done > /dev/termination-log")]}),
+            );
             let bad = machine.pod("bad", json!({"restartPolicy": "Never", "containers": [shell("exit 3")]}));
-            let looping = machine.pod("looping", json!({"restartPolicy": "Always", "terminationGracePeriodSeconds": 1,
-                "containers": [shell("exit 1")]}));
+            let looping = machine.pod(
+                "looping",
+                json!({"restartPolicy": "Always", "terminationGracePeriodSeconds": 1,
+                "containers": [shell("exit 1")]}),
+            );
             let status = machine.status(&good, "over", |status| status["phase"] == "Succeeded").await;
             let how = terminated(&status).expect("how it ended");
-            assert_eq!((&how["exitCode"], &how["reason"], &how["message"]), (&json!(0), &json!("Completed"), &json!("done\n")));
+            assert_eq!(
+                (&how["exitCode"], &how["reason"], &how["message"]),
+                (&json!(0), &json!("Completed"), &json!("done\n"))
+            );
             let status = machine.status(&bad, "over", |status| status["phase"] == "Failed").await;
             assert_eq!(terminated(&status).expect("how it ended")["exitCode"], 3);
-            let status = machine.status(&looping, "held back", |status| waiting(status) == "CrashLoopBackOff").await;
+            let status =
+                machine.status(&looping, "held back", |status| waiting(status) == "CrashLoopBackOff").await;
             assert_eq!(restarts(&status), 1, "the first time it is started again at once");
             let uid = machine.api.get(&looping).expect("it is there")["metadata"]["uid"].clone();
             let uid = uid.as_str().expect("text");
@@ -106,7 +123,9 @@ fn endings_are_told_as_they_were() {
                 format!("back-off 10s restarting failed container=main pod=looping_default({uid})")
             );
             until("the event", || {
-                let note = format!("Warning BackOff: Back-off restarting failed container main in pod looping_default({uid})");
+                let note = format!(
+                    "Warning BackOff: Back-off restarting failed container main in pod looping_default({uid})"
+                );
                 machine.events().contains(&note)
             })
             .await;
@@ -136,17 +155,24 @@ fn images_that_cannot_be_had_are_told_apart() {
             let missing = pod("missing", "127.0.0.1:9/nothing:1", "IfNotPresent");
             let never = pod("never", "test.local/nothing:1", "Never");
             let nonsense = pod("nonsense", "not an image", "IfNotPresent");
-            let status = machine.status(&missing, "an error", |status| waiting(status) == "ErrImagePull").await;
+            let status =
+                machine.status(&missing, "an error", |status| waiting(status) == "ErrImagePull").await;
             assert!(message(&status).contains("127.0.0.1:9/nothing"), "{}", message(&status));
-            let status = machine.status(&missing, "held back", |status| waiting(status) == "ImagePullBackOff").await;
-            assert!(message(&status).starts_with("Back-off pulling image \"127.0.0.1:9/nothing:1\""), "{}", message(&status));
+            let status =
+                machine.status(&missing, "held back", |status| waiting(status) == "ImagePullBackOff").await;
+            assert!(
+                message(&status).starts_with("Back-off pulling image \"127.0.0.1:9/nothing:1\""),
+                "{}",
+                message(&status)
+            );
             machine.status(&never, "refused", |status| waiting(status) == "ErrImageNeverPull").await;
             machine.status(&nonsense, "refused", |status| waiting(status) == "InvalidImageName").await;
             let mut config = shell("exit 0");
             config["envFrom"] = json!([{"configMapRef": {"name": "later"}}]);
             let later = machine.pod("later", json!({"containers": [config], "restartPolicy": "Never"}));
-            let status =
-                machine.status(&later, "waiting", |status| waiting(status) == "CreateContainerConfigError").await;
+            let status = machine
+                .status(&later, "waiting", |status| waiting(status) == "CreateContainerConfigError")
+                .await;
             assert_eq!(message(&status), "configmap \"later\" not found");
             machine.api.put("namespaces/default/configmaps/later", json!({"data": {}}));
             machine.status(&later, "over", |status| status["phase"] == "Succeeded").await;
@@ -166,12 +192,17 @@ fn probes_host_ports_and_lost_sandboxes() {
             let (_guard, data) = data_dir();
             let mut machine = Machine::new(&data);
             machine.start();
-            let mut container = shell("touch /tmp/well; httpd -p 8080 -h /tmp; trap 'exit 0' TERM; while :; do sleep 1000 & wait $!; done");
+            let mut container = shell(
+                "touch /tmp/well; httpd -p 8080 -h /tmp; trap 'exit 0' TERM; while :; do sleep 1000 & wait $!; done",
+            );
             container["ports"] = json!([{"containerPort": 8080, "hostPort": 18080, "name": "web"}]);
-            container["startupProbe"] = json!({"tcpSocket": {"port": "web"}, "periodSeconds": 1, "failureThreshold": 30});
-            container["readinessProbe"] = json!({"exec": {"command": ["test", "-e", "/tmp/well"]}, "periodSeconds": 1});
+            container["startupProbe"] =
+                json!({"tcpSocket": {"port": "web"}, "periodSeconds": 1, "failureThreshold": 30});
+            container["readinessProbe"] =
+                json!({"exec": {"command": ["test", "-e", "/tmp/well"]}, "periodSeconds": 1});
             container["livenessProbe"] = json!({"exec": {"command": ["test", "-e", "/tmp/well"]}, "periodSeconds": 1, "failureThreshold": 2});
-            let path = machine.pod("web", json!({"containers": [container], "terminationGracePeriodSeconds": 2}));
+            let path =
+                machine.pod("web", json!({"containers": [container], "terminationGracePeriodSeconds": 2}));
             let status = machine.status(&path, "ready", is_ready).await;
             within(connect(18080), "the host's port").await;
 
@@ -179,20 +210,41 @@ fn probes_host_ports_and_lost_sandboxes() {
             let socket = kubelet::containerd::Layout::under(&data).socket;
             let command = ["/bin/busybox", "rm", "/tmp/well"].map(str::to_owned).to_vec();
             let request = cri::messages::ExecSyncRequest {
-                container_id: id.rsplit('/').next().expect("an id").to_owned(), cmd: command, timeout: 5,
+                container_id: id.rsplit('/').next().expect("an id").to_owned(),
+                cmd: command,
+                timeout: 5,
             };
             cri::Client::new(&socket).exec_sync(request).await.expect("executed");
-            let status = machine.status(&path, "restarted", |status| restarts(status) == 1 && is_ready(status)).await;
-            until("events", || machine.events().iter().any(|event| event.starts_with("Normal Killing: Container main failed liveness probe, will be restarted"))).await;
-            assert!(machine.events().iter().any(|event| event.starts_with("Warning Unhealthy: Liveness probe failed")));
+            let status =
+                machine.status(&path, "restarted", |status| restarts(status) == 1 && is_ready(status)).await;
+            until("events", || {
+                machine.events().iter().any(|event| {
+                    event.starts_with(
+                        "Normal Killing: Container main failed liveness probe, will be restarted",
+                    )
+                })
+            })
+            .await;
+            assert!(
+                machine
+                    .events()
+                    .iter()
+                    .any(|event| event.starts_with("Warning Unhealthy: Liveness probe failed"))
+            );
 
             // The pause process dies: a new sandbox, and the container in it.
             let request = cri::messages::ListPodSandboxRequest { filter: None };
             let sandboxes = cri::Client::new(&socket).list_pod_sandbox(request).await.expect("listed").items;
             crate::pods::kill_process_of(&sandboxes[0].id);
-            let renewed = machine.status(&path, "renewed", |status| restarts(status) == 2 && is_ready(status)).await;
-            assert!(renewed["podIP"].as_str().is_some_and(|ip| ip.starts_with("10.42.0.")), "{}", status["podIP"]);
-            until("the event", || machine.events().iter().any(|event| event.contains("SandboxChanged"))).await;
+            let renewed =
+                machine.status(&path, "renewed", |status| restarts(status) == 2 && is_ready(status)).await;
+            assert!(
+                renewed["podIP"].as_str().is_some_and(|ip| ip.starts_with("10.42.0.")),
+                "{}",
+                status["podIP"]
+            );
+            until("the event", || machine.events().iter().any(|event| event.contains("SandboxChanged")))
+                .await;
             within(connect(18080), "the host's port, again").await;
             machine.api.delete_pod(&path, 2);
             machine.gone(&path).await;

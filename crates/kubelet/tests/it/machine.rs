@@ -51,8 +51,10 @@ impl Machine {
     #[expect(clippy::disallowed_methods, reason = "the test owns what it starts and waits for its end")]
     pub fn start(&mut self) {
         // The log of a test that failed; of the others nobody sees it.
-        let filter = tracing_subscriber::EnvFilter::try_from_env("SKIFF_LOG").unwrap_or_else(|_| "info".into());
-        let logging = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+        let filter =
+            tracing_subscriber::EnvFilter::try_from_env("SKIFF_LOG").unwrap_or_else(|_| "info".into());
+        let logging =
+            tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
         if logging.is_err() {
             tracing::debug!("an earlier kubelet of this process logs already");
         }
@@ -89,13 +91,18 @@ impl Machine {
         let path = format!("namespaces/default/pods/{name}");
         let mut spec = spec;
         spec["nodeName"] = json!("node-1");
-        self.api.put(&path, json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"generation": 1}, "spec": spec}));
+        self.api.put(
+            &path,
+            json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"generation": 1}, "spec": spec}),
+        );
         path
     }
 
     /// Waits until a pod's status satisfies a condition.
     pub async fn status(&self, path: &str, what: &str, check: impl Fn(&Value) -> bool) -> Value {
-        let status = |pod: Option<&Value>| pod.and_then(|pod| pod.get("status")).filter(|status| check(status)).cloned();
+        let status = |pod: Option<&Value>| {
+            pod.and_then(|pod| pod.get("status")).filter(|status| check(status)).cloned()
+        };
         let found = tokio::time::timeout(LIMIT, self.api.until(path, what, status)).await;
         found.unwrap_or_else(|_| {
             let events: Vec<_> = self.api.under("namespaces/default/events/").iter().map(event).collect();
@@ -113,7 +120,9 @@ impl Machine {
         let value = if ready { "True" } else { "False" };
         let check = |node: Option<&Value>| {
             let conditions = node?.pointer("/status/conditions")?.as_array()?;
-            let found = conditions.iter().find(|condition| condition["type"] == "Ready" && condition["status"] == value)?;
+            let found = conditions
+                .iter()
+                .find(|condition| condition["type"] == "Ready" && condition["status"] == value)?;
             Some(found["message"].as_str().unwrap_or_default().to_owned())
         };
         within(self.api.until("nodes/node-1", "ready or not", check), "the node's condition").await
@@ -163,7 +172,9 @@ fn busybox() -> Vec<u8> {
     let program = std::fs::read("/bin/busybox").or_else(|_| std::fs::read("/usr/bin/busybox"));
     let program = program.expect("scripts/setup installs busybox-static");
     let mut files = vec![ImageFile { path: "bin/busybox".into(), content: Content::File(program, 0o755) }];
-    for name in ["sh", "sleep", "cat", "echo", "httpd", "kill", "env", "nslookup", "wget", "test", "touch", "rm"] {
+    for name in
+        ["sh", "sleep", "cat", "echo", "httpd", "kill", "env", "nslookup", "wget", "test", "touch", "rm"]
+    {
         files.push(ImageFile { path: format!("bin/{name}"), content: Content::Link("busybox".into()) });
     }
     for (path, mode) in [("tmp", 0o1777), ("etc", 0o755), ("proc", 0o555), ("sys", 0o555), ("dev", 0o755)] {

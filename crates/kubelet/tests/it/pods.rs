@@ -20,7 +20,10 @@ fn a_pod_is_run_configured_probed_healed_and_removed() {
         block_on(async {
             let (_guard, data) = data_dir();
             let mut machine = Machine::new(&data);
-            machine.api.put("namespaces/default/configmaps/page", json!({"data": {"index.html": "hello", "COLOR": "red"}}));
+            machine.api.put(
+                "namespaces/default/configmaps/page",
+                json!({"data": {"index.html": "hello", "COLOR": "red"}}),
+            );
             machine.start();
             assert_eq!(machine.node_ready(true).await, "kubelet is posting ready status");
             let mut container = shell("echo $COLOR $POD_IP; exec httpd -f -p 8080 -h /page");
@@ -29,22 +32,30 @@ fn a_pod_is_run_configured_probed_healed_and_removed() {
                 {"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
             ]);
             container["volumeMounts"] = json!([{"name": "page", "mountPath": "/page"}]);
-            container["readinessProbe"] = json!({"httpGet": {"port": 8080, "path": "/index.html"}, "periodSeconds": 1});
+            container["readinessProbe"] =
+                json!({"httpGet": {"port": 8080, "path": "/index.html"}, "periodSeconds": 1});
             container["resources"] = json!({"limits": {"memory": "64Mi", "cpu": "500m"}});
-            let path = machine.pod("web", json!({
-                "containers": [container], "terminationGracePeriodSeconds": 1,
-                "volumes": [{"name": "page", "configMap": {"name": "page"}}],
-            }));
+            let path = machine.pod(
+                "web",
+                json!({
+                    "containers": [container], "terminationGracePeriodSeconds": 1,
+                    "volumes": [{"name": "page", "configMap": {"name": "page"}}],
+                }),
+            );
             let status = machine.status(&path, "ready", is_ready).await;
             let ip = status["podIP"].as_str().expect("an address").to_owned();
             assert!(ip.starts_with("10.42.0."), "{ip}");
             assert_eq!((restarts(&status), &status["qosClass"]), (0, &json!("Guaranteed")));
 
-            machine.api.put("namespaces/default/configmaps/page", json!({"data": {"index.html": "bye", "COLOR": "red"}}));
+            machine.api.put(
+                "namespaces/default/configmaps/page",
+                json!({"data": {"index.html": "bye", "COLOR": "red"}}),
+            );
             within(fetch_until(&ip, "bye"), "the new page").await;
 
             kill_container(&status);
-            let healed = machine.status(&path, "healed", |status| is_ready(status) && restarts(status) == 1).await;
+            let healed =
+                machine.status(&path, "healed", |status| is_ready(status) && restarts(status) == 1).await;
             assert_eq!(healed["podIP"], json!(ip), "the same sandbox");
             let ended = healed.pointer("/containerStatuses/0/lastState/terminated").expect("how it ended");
             assert_eq!(ended["exitCode"], 137);
@@ -54,7 +65,11 @@ fn a_pod_is_run_configured_probed_healed_and_removed() {
             let left = || std::fs::read_dir(data.join("agent/pods")).expect("it is there").count();
             until("nothing is left of it", || left() == 0).await;
             for reason in ["Pulled", "Created", "Started", "Killing"] {
-                assert!(machine.events().iter().any(|event| event.contains(reason)), "{reason}: {:#?}", machine.events());
+                assert!(
+                    machine.events().iter().any(|event| event.contains(reason)),
+                    "{reason}: {:#?}",
+                    machine.events()
+                );
             }
             machine.end().await;
         });
@@ -75,7 +90,8 @@ fn a_restarted_kubelet_finds_everything_again_and_ends_what_the_api_forgot() {
             let (kept, lost) = (machine.pod("kept", spec.clone()), machine.pod("lost", spec));
             let before = machine.status(&kept, "ready", is_ready).await;
             kill_container(&before);
-            let before = machine.status(&kept, "healed", |status| is_ready(status) && restarts(status) == 1).await;
+            let before =
+                machine.status(&kept, "healed", |status| is_ready(status) && restarts(status) == 1).await;
             let of_lost = machine.status(&lost, "ready", is_ready).await;
             let pid = pid_of(container_id(&before));
 
@@ -91,11 +107,15 @@ fn a_restarted_kubelet_finds_everything_again_and_ends_what_the_api_forgot() {
 
             machine.api.set_away(false);
             until("the forgotten pod ends", || find_pid(container_id(&of_lost)).is_none()).await;
-            until("its directory is gone", || std::fs::read_dir(data.join("agent/pods")).expect("it is there").count() == 1).await;
+            until("its directory is gone", || {
+                std::fs::read_dir(data.join("agent/pods")).expect("it is there").count() == 1
+            })
+            .await;
             assert_eq!(pid_of(container_id(&before)), pid, "the same process as before");
             let after = machine.api.get(&kept).expect("it is there");
             assert_eq!((restarts(&after["status"]), is_ready(&after["status"])), (1, true));
-            let unready = machine.api.history(&kept).into_iter().skip(writes).any(|pod| !is_ready(&pod["status"]));
+            let unready =
+                machine.api.history(&kept).into_iter().skip(writes).any(|pod| !is_ready(&pod["status"]));
             assert!(!unready, "it never left its services");
             machine.api.delete_pod(&kept, 1);
             machine.gone(&kept).await;
@@ -115,15 +135,24 @@ fn with_the_control_plane_away_what_crashes_is_started_again() {
             let mut container = shell(&format!("echo said $WORD; {FOREVER}"));
             container["env"] =
                 json!([{"name": "WORD", "valueFrom": {"secretKeyRef": {"name": "key", "key": "word"}}}]);
-            let path = machine.pod("app", json!({"containers": [container], "terminationGracePeriodSeconds": 1}));
+            let path =
+                machine.pod("app", json!({"containers": [container], "terminationGracePeriodSeconds": 1}));
             let before = machine.status(&path, "ready", is_ready).await;
 
             machine.api.set_away(true);
             kill_container(&before);
             let uid = machine.api.get(&path).expect("it is there")["metadata"]["uid"].clone();
-            let log = data.join(format!("agent/pod-logs/default_app_{}/main/1.log", uid.as_str().expect("text")));
-            until("it was started again", || std::fs::read_to_string(&log).is_ok_and(|log| log.contains("said sesame"))).await;
-            assert_eq!(restarts(&machine.api.get(&path).expect("it is there")["status"]), 0, "nobody could be told");
+            let log =
+                data.join(format!("agent/pod-logs/default_app_{}/main/1.log", uid.as_str().expect("text")));
+            until("it was started again", || {
+                std::fs::read_to_string(&log).is_ok_and(|log| log.contains("said sesame"))
+            })
+            .await;
+            assert_eq!(
+                restarts(&machine.api.get(&path).expect("it is there")["status"]),
+                0,
+                "nobody could be told"
+            );
 
             machine.api.set_away(false);
             machine.status(&path, "told", |status| restarts(status) == 1 && is_ready(status)).await;
@@ -141,7 +170,8 @@ fn a_runtime_that_goes_away_and_comes_back_costs_no_pod() {
             let (_guard, data) = data_dir();
             let mut machine = Machine::new(&data);
             machine.start();
-            let path = machine.pod("app", json!({"containers": [shell(FOREVER)], "terminationGracePeriodSeconds": 5}));
+            let path = machine
+                .pod("app", json!({"containers": [shell(FOREVER)], "terminationGracePeriodSeconds": 5}));
             let before = machine.status(&path, "ready", is_ready).await;
             let pid = pid_of(container_id(&before));
             machine.stop().await;

@@ -42,7 +42,9 @@ impl Authority {
 
 async fn connect(port: u16, authority: &Authority, client: Option<(String, String)>) -> TlsStream<TcpStream> {
     let mut roots = rustls::RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(authority.pem.as_bytes()).expect("a certificate")).expect("a root");
+    roots
+        .add(CertificateDer::from_pem_slice(authority.pem.as_bytes()).expect("a certificate"))
+        .expect("a root");
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -51,7 +53,9 @@ async fn connect(port: u16, authority: &Authority, client: Option<(String, Strin
     let config = match client {
         Some((certificate, key)) => {
             let chain = vec![CertificateDer::from_pem_slice(certificate.as_bytes()).expect("a certificate")];
-            builder.with_client_auth_cert(chain, PrivateKeyDer::from_pem_slice(key.as_bytes()).expect("a key")).expect("fits")
+            builder
+                .with_client_auth_cert(chain, PrivateKeyDer::from_pem_slice(key.as_bytes()).expect("a key"))
+                .expect("fits")
         }
         None => builder.with_no_client_auth(),
     };
@@ -73,6 +77,8 @@ async fn ask(mut stream: TlsStream<TcpStream>, method: &str, path: &str) -> (u16
     (head.split(' ').nth(1).expect("a code").parse().expect("a number"), body.to_owned())
 }
 
+const LOG: &str = "/containerLogs/default/app/main";
+
 #[test]
 fn logs_are_served_to_the_api_server_only() {
     isolated("server::logs_are_served_to_the_api_server_only", || {
@@ -90,12 +96,12 @@ fn logs_are_served_to_the_api_server_only() {
             machine.config.server = Some((([127, 0, 0, 1], 10250).into(), tls));
             machine.start();
             let script = "echo one; echo two; echo three; trap 'echo bye; exit 0' TERM; while :; do sleep 1000 & wait $!; done";
-            let path = machine.pod("app", json!({"containers": [shell(script)], "terminationGracePeriodSeconds": 5}));
+            let path = machine
+                .pod("app", json!({"containers": [shell(script)], "terminationGracePeriodSeconds": 5}));
             let status = machine.status(&path, "ready", is_ready).await;
             let port = machine.api.get("nodes/node-1").expect("it is there");
             assert_eq!(port.pointer("/status/daemonEndpoints/kubeletEndpoint/Port"), Some(&json!(10250)));
 
-            let log = "/containerLogs/default/app/main";
             let good = || Some(authority.issue("kube-apiserver"));
             until("it wrote everything", || {
                 let uid = machine.api.get(&path).expect("it is there")["metadata"]["uid"].clone();
@@ -103,38 +109,21 @@ fn logs_are_served_to_the_api_server_only() {
                 std::fs::read_to_string(data.join(file)).is_ok_and(|log| log.contains("three"))
             })
             .await;
-            let cases = [
-                ("GET", "/healthz", good(), 200, "ok"),
-                ("GET", log, good(), 200, "one\ntwo\nthree\n"),
-                ("GET", "/containerLogs/default/app/main?tailLines=1", good(), 200, "three\n"),
-                ("GET", "/containerLogs/default/app/main?tailLines=x", good(), 400, "Invalid value"),
-                ("GET", "/containerLogs/default/app/main?previous=true", good(), 400, "previous terminated container \"main\" in pod \"app\" not found"),
-                ("GET", "/containerLogs/default/app/other", good(), 404, "container \"other\" not found in pod \"app\""),
-                ("GET", "/containerLogs/default/none/main", good(), 404, "pod \"none\" does not exist"),
-                ("GET", "/containerLogs/../../etc/passwd", good(), 404, ""),
-                ("GET", "/containerLogs/default/%2e%2e/main", good(), 404, "does not exist"),
-                ("GET", "/pods", good(), 200, "PodList"),
-                ("POST", log, good(), 405, ""),
-                ("POST", "/run/default/app/main", good(), 404, ""),
-                ("GET", "/metrics", good(), 404, ""),
-                ("GET", "/healthz", None, 401, "Unauthorized"),
-                ("GET", log, None, 401, "Unauthorized"),
-                ("GET", log, Some(authority.issue("system:node:node-2")), 403, "Forbidden"),
-            ];
-            for (method, path, client, code, words) in cases {
-                let (found, body) = within(ask(connect(10250, &authority, client).await, method, path), path).await;
-                assert!(found == code && body.contains(words), "{method} {path}: {found} {body:?}");
-            }
+            check_answers(&authority).await;
             refused_by_another_authority(&authority, &other).await;
 
             let mut follow = connect(10250, &authority, good()).await;
-            let request = format!("GET {log}?follow=true&tailLines=1 HTTP/1.0\r\nHost: node-1\r\n\r\n");
+            let request = format!("GET {LOG}?follow=true&tailLines=1 HTTP/1.0\r\nHost: node-1\r\n\r\n");
             follow.write_all(request.as_bytes()).await.expect("sent");
             within(read_until(&mut follow, "three\n"), "the last line").await;
             crate::pods::signal_process_of(crate::pods::container_id(&status), "TERM");
             within(read_until(&mut follow, "bye\n"), "the end of the log").await;
-            machine.status(&path, "restarted", |status| crate::machine::restarts(status) == 1 && is_ready(status)).await;
-            let previous = format!("{log}?previous=true&tailLines=1");
+            machine
+                .status(&path, "restarted", |status| {
+                    crate::machine::restarts(status) == 1 && is_ready(status)
+                })
+                .await;
+            let previous = format!("{LOG}?previous=true&tailLines=1");
             let (code, body) = ask(connect(10250, &authority, good()).await, "GET", &previous).await;
             assert_eq!((code, body.as_str()), (200, "bye\n"));
             machine.api.delete_pod(&path, 1);
@@ -142,6 +131,46 @@ fn logs_are_served_to_the_api_server_only() {
             machine.end().await;
         });
     });
+}
+
+/// Every kind of question, by those who may ask and those who may not.
+async fn check_answers(authority: &Authority) {
+    let good = || Some(authority.issue("kube-apiserver"));
+    let log = LOG;
+    let cases = [
+        ("GET", "/healthz", good(), 200, "ok"),
+        ("GET", log, good(), 200, "one\ntwo\nthree\n"),
+        ("GET", "/containerLogs/default/app/main?tailLines=1", good(), 200, "three\n"),
+        ("GET", "/containerLogs/default/app/main?tailLines=x", good(), 400, "Invalid value"),
+        (
+            "GET",
+            "/containerLogs/default/app/main?previous=true",
+            good(),
+            400,
+            "previous terminated container \"main\" in pod \"app\" not found",
+        ),
+        (
+            "GET",
+            "/containerLogs/default/app/other",
+            good(),
+            404,
+            "container \"other\" not found in pod \"app\"",
+        ),
+        ("GET", "/containerLogs/default/none/main", good(), 404, "pod \"none\" does not exist"),
+        ("GET", "/containerLogs/../../etc/passwd", good(), 404, ""),
+        ("GET", "/containerLogs/default/%2e%2e/main", good(), 404, "does not exist"),
+        ("GET", "/pods", good(), 200, "PodList"),
+        ("POST", log, good(), 405, ""),
+        ("POST", "/run/default/app/main", good(), 404, ""),
+        ("GET", "/metrics", good(), 404, ""),
+        ("GET", "/healthz", None, 401, "Unauthorized"),
+        ("GET", log, None, 401, "Unauthorized"),
+        ("GET", log, Some(authority.issue("system:node:node-2")), 403, "Forbidden"),
+    ];
+    for (method, path, client, code, words) in cases {
+        let (found, body) = within(ask(connect(10250, authority, client).await, method, path), path).await;
+        assert!(found == code && body.contains(words), "{method} {path}: {found} {body:?}");
+    }
 }
 
 /// A certificate of an authority that nobody knows does not get as far as HTTP.

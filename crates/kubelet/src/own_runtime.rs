@@ -69,6 +69,7 @@ impl Keeper {
                 },
                 changed = range.changed() => if changed.is_ok() {
                     self.write_network();
+                    self.workers.raise_all(Signal::RuntimeBack);
                 } else {
                     std::future::pending::<()>().await;
                 },

@@ -84,26 +84,36 @@ pub fn pod_cgroup(root: &str, pod: &Pod) -> String {
     }
 }
 
-/// The limits of the pod's cgroup: sums, where every container has one.
+/// The limits of the pod's cgroup: what its containers may have together at any time, where each of them has a limit.
+/// Init containers run one after another, sidecars beside everything after them.
 #[must_use]
 pub fn pod_limits(pod: &Pod) -> Limits {
-    let containers = &spec(pod).containers;
-    let sum = |name: &str| -> Option<i64> {
-        let mut total = 0_i64;
-        for container in containers {
-            let found = limit(container, name)?;
-            total += if name == "cpu" { found.millis() } else { found.units() };
-        }
-        (total > 0).then_some(total)
+    let limited = |name: &str| all_containers(pod).all(|container| limit(container, name).is_some());
+    let most = |name: &str, amount: fn(Quantity) -> i64| {
+        let found = most_at_once(pod, |container| limit(container, name).map_or(0, amount));
+        Some(found).filter(|found| *found > 0 && limited(name))
     };
-    let requested: i64 =
-        containers.iter().filter_map(|found| request(found, "cpu")).map(Quantity::millis).sum();
+    let requested = most_at_once(pod, |container| request(container, "cpu").map_or(0, Quantity::millis));
     Limits {
         cpu_shares: u64::try_from(shares(requested)).ok(),
-        cpu_quota: sum("cpu").map(quota),
+        cpu_quota: most("cpu", Quantity::millis).map(quota),
         cpu_period: PERIOD,
-        memory: sum("memory"),
+        memory: most("memory", Quantity::units),
     }
+}
+
+fn most_at_once(pod: &Pod, amount: impl Fn(&Container) -> i64) -> i64 {
+    let (mut beside, mut most) = (0_i64, 0_i64);
+    for container in spec(pod).init_containers.iter().flatten() {
+        let own = amount(container);
+        most = most.max(beside.saturating_add(own));
+        if container.restart_policy.as_deref() == Some("Always") {
+            beside = beside.saturating_add(own);
+        }
+    }
+    let regular =
+        spec(pod).containers.iter().fold(beside, |sum, container| sum.saturating_add(amount(container)));
+    most.max(regular)
 }
 
 /// One container's limits in the kernel's units.

@@ -115,6 +115,14 @@ fn limits_are_in_the_kernels_units() {
     assert_eq!((all.cpu_quota, all.memory, all.cpu_shares), (Some(200_000), Some(2 << 30), Some(2048)));
     let some = pod_limits(&two(json!({"name": "b"})));
     assert_eq!((some.cpu_quota, some.memory), (None, None), "one without a limit is no sum");
+    let of = |memory: &str| json!({"limits": {"memory": memory}});
+    let init = super::tests::pod(&json!({
+        "initContainers": [
+            {"name": "side", "restartPolicy": "Always", "resources": of("1Gi")}, {"name": "init", "resources": of("3Gi")},
+        ],
+        "containers": [{"name": "main", "resources": of("2Gi")}],
+    }));
+    assert_eq!(pod_limits(&init).memory, Some(4 << 30), "the init container beside the sidecar needs most");
 }
 
 #[test]

@@ -36,7 +36,8 @@ pub(crate) fn container_mounts(
             host::files::make_dir(parent, 0o750).map_err(text)?;
         }
         // Whatever user the container runs as may write to it.
-        host::files::write_atomic(&file, b"", 0o666).map_err(text)?;
+        std::fs::write(&file, b"").map_err(text)?;
+        host::files::set_mode(&file, 0o666).map_err(text)?;
         mounts.push(plain(path, &file));
     }
     Ok(mounts)

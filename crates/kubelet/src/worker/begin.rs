@@ -68,6 +68,11 @@ impl Ops {
         Some(op)
     }
 
+    /// What failed so far does not count any more.
+    pub fn forgive(&mut self) {
+        self.failures.clear();
+    }
+
     fn failed(&mut self, op: &Op) -> Duration {
         let failures = self.failures.entry(op.clone()).or_default();
         *failures += 1;

@@ -266,6 +266,7 @@ impl Worker {
 
     /// What failed may be tried again at once: what it failed for may be different now.
     fn try_again(&mut self) {
+        self.ops.forgive();
         self.memory.retry_at.clear();
         for memory in self.memory.containers.values_mut() {
             // How often an image is asked for is the images' own business.

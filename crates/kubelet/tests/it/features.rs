@@ -39,6 +39,7 @@ fn volumes_init_containers_and_hooks_work_together() {
                 let mut container = shell(script);
                 container["name"] = json!(name);
                 container["volumeMounts"] = mounts.clone();
+                container["resources"] = json!({"limits": {"memory": "32Mi"}});
                 container
             };
             let mut main = with(
@@ -49,7 +50,6 @@ fn volumes_init_containers_and_hooks_work_together() {
             );
             main["env"] =
                 json!([{"name": "LIMIT", "valueFrom": {"resourceFieldRef": {"resource": "limits.memory"}}}]);
-            main["resources"] = json!({"limits": {"memory": "32Mi"}});
             main["lifecycle"] = json!({
                 "postStart": {"exec": {"command": ["sh", "-c", "echo began > /outside/began"]}},
                 "preStop": {"exec": {"command": ["sh", "-c", "echo ending > /outside/ended"]}},
@@ -129,7 +129,12 @@ fn endings_are_told_as_they_were() {
                 machine.events().contains(&note)
             })
             .await;
-            for path in [good, bad, looping] {
+            let mut greedy = shell("busybox tail /dev/zero");
+            greedy["resources"] = json!({"limits": {"memory": "16Mi"}});
+            let greedy = machine.pod("greedy", json!({"restartPolicy": "Never", "containers": [greedy]}));
+            let status = machine.status(&greedy, "over", |status| status["phase"] == "Failed").await;
+            assert_eq!(terminated(&status).expect("how it ended")["reason"], "OOMKilled");
+            for path in [good, bad, looping, greedy] {
                 machine.api.delete_pod(&path, 1);
                 machine.gone(&path).await;
             }

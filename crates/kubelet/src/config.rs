@@ -44,7 +44,7 @@ pub struct Config {
     pub cluster_domain: String,
     /// The cluster's DNS servers.
     pub cluster_dns: Vec<IpAddr>,
-    /// The cgroup under which all pods are; empty for none of our own.
+    /// The cgroup below which the pods' own, `kubepods`, is made.
     pub cgroup_root: String,
     /// Where the kubelet's server listens, and its certificates. Without it there is no server.
     pub server: Option<(SocketAddr, ServerTls)>,
@@ -72,7 +72,7 @@ impl Config {
             cni_plugins: "/usr/lib/cni".into(),
             cluster_domain: "cluster.local".to_owned(),
             cluster_dns: vec![IpAddr::from([10, 43, 0, 10])],
-            cgroup_root: "/kubepods".to_owned(),
+            cgroup_root: "/".to_owned(),
             server: None,
             labels: BTreeMap::new(),
             taints: Vec::new(),

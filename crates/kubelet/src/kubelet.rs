@@ -193,7 +193,7 @@ impl Parts {
         let disk =
             host::system::disk(data_dir).map_err(|source| Error::File { path: data_dir.clone(), source })?;
         let hierarchy = Hierarchy::detect().map_err(|source| file("/proc/self/mountinfo", source))?;
-        let root = self.config.cgroup_root.trim_end_matches('/');
+        let root = format!("{}/kubepods", self.config.cgroup_root.trim_end_matches('/'));
         let cgroup_v2 = matches!(hierarchy, Hierarchy::V2(_));
         let workers = self.workers.clone();
         let notify = Arc::new(move |uid: &str| workers.raise(uid, Signal::Objects));
@@ -216,7 +216,7 @@ impl Parts {
             cluster: ClusterFacts {
                 domain: self.config.cluster_domain.clone(),
                 dns_servers: self.config.cluster_dns.iter().map(ToString::to_string).collect(),
-                cgroup_root: root.to_owned(),
+                cgroup_root: root,
                 cgroup_v2,
             },
             node: NodeFacts { addresses: addresses.iter().map(ToString::to_string).collect(), runtime_name },

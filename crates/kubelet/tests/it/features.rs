@@ -71,8 +71,9 @@ fn volumes_init_containers_and_hooks_work_together() {
             assert_eq!(read("seen"), "first.second.sesametoken-of-7200 LIMIT=33554432\n");
             assert_eq!(read("began"), "began\n");
             let memory = machine.config.cgroup_root.clone();
-            let limit = format!("/sys/fs/cgroup/memory{memory}/burstable");
-            if let Ok(mut pods) = std::fs::read_dir(limit) {
+            let limit = format!("/sys/fs/cgroup/memory{memory}/kubepods/burstable");
+            if std::path::Path::new("/sys/fs/cgroup/memory").is_dir() {
+                let mut pods = std::fs::read_dir(limit).expect("the class's group");
                 let pod = pods
                     .find_map(|entry| entry.ok().filter(|entry| entry.path().is_dir()))
                     .expect("the pod's group");

@@ -30,6 +30,18 @@ impl Watch {
         Ok(Self { handle: crate::process::watch(handle)? })
     }
 
+    /// Watches a file for being written to, and its directory for another file that takes its place.
+    ///
+    /// # Errors
+    /// The path does not exist, or the system has no watch left.
+    pub fn of_log(path: &Path) -> io::Result<Self> {
+        let watch = Self::new(path)?;
+        if let Some(directory) = path.parent() {
+            add_watch(watch.handle.get_ref(), directory, WatchFlags::CREATE)?;
+        }
+        Ok(watch)
+    }
+
     /// Returns when something happened since the last return.
     ///
     /// # Errors

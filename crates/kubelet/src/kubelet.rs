@@ -25,6 +25,7 @@ use crate::objects::Objects;
 use crate::own_runtime;
 use crate::pods::{self, Pods, Workers};
 use crate::podspec::ClusterFacts;
+use crate::rotate;
 use crate::runtime::Runtime;
 use crate::server::{self, ServerError};
 use crate::shared::Shared;
@@ -136,6 +137,7 @@ impl Parts {
             }
         }
         let runtime_name = self.runtime_name(healthy).await;
+        self.spawn(rotate::run(self.context.clone(), self.runtime.clone(), self.workers.clone()));
         let shared = Arc::new(self.shared(recorder, &addresses, runtime_name)?);
         Pods::new(shared, informer, self.workers.clone()).run().await;
         Ok(())

@@ -20,6 +20,7 @@ mod own_runtime;
 mod pods;
 pub mod podspec;
 mod probes;
+mod rotate;
 pub mod runtime;
 mod server;
 mod shared;

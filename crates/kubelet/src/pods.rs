@@ -2,7 +2,7 @@
 //! what an earlier kubelet left. Nothing is ended for being unknown before the API told all that it knows.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::{Id, JoinSet};
 
 use crate::act;
-use crate::lifecycle::{RuntimePod, uid};
+use crate::lifecycle::{RuntimePod, State, uid};
 use crate::runtime::POD_UID;
 use crate::shared::Shared;
 use crate::worker::{Handle, Signal, Signals, View, Worker};
@@ -49,6 +49,15 @@ impl Workers {
         for handle in self.lock().values() {
             handle.signals.raise(signal);
         }
+    }
+
+    /// Ids and log files of all containers that run.
+    pub fn logs(&self) -> Vec<(String, PathBuf)> {
+        let workers = self.lock();
+        let seen = workers.values().map(|handle| handle.observed.borrow().clone());
+        let containers = seen.flat_map(|pod| pod.containers.clone());
+        let running = containers.filter(|found| found.state == State::Running && !found.log_path.is_empty());
+        running.map(|found| (found.id, PathBuf::from(found.log_path))).collect()
     }
 
     /// What the runtime has of a pod, as its worker last saw it.

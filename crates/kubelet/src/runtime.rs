@@ -65,6 +65,8 @@ pub trait Runtime: Send + Sync {
     async fn containers(&self, uid: Option<&str>) -> Result<Vec<cri::messages::Container>, Error>;
     /// One container, with the runtime's own details when asked for.
     async fn container(&self, id: &str, verbose: bool) -> Result<ContainerStatusResponse, Error>;
+    /// Makes the runtime go on with a new log file, after the old one was moved.
+    async fn reopen_log(&self, id: &str) -> Result<(), Error>;
     /// Runs a command in a container.
     async fn exec(&self, request: ExecSyncRequest) -> Result<ExecSyncResponse, Error>;
     /// An image, if it is there.
@@ -147,6 +149,10 @@ impl Runtime for cri::Client {
 
     async fn container(&self, id: &str, verbose: bool) -> Result<ContainerStatusResponse, Error> {
         self.container_status(ContainerStatusRequest { container_id: id.to_owned(), verbose }).await
+    }
+
+    async fn reopen_log(&self, id: &str) -> Result<(), Error> {
+        self.reopen_container_log(ReopenContainerLogRequest { container_id: id.to_owned() }).await.map(drop)
     }
 
     async fn exec(&self, request: ExecSyncRequest) -> Result<ExecSyncResponse, Error> {

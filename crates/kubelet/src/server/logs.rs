@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::io::{self, SeekFrom};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,8 +14,6 @@ use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio::sync::{mpsc, watch};
 
 use crate::lifecycle::{RuntimePod, State};
-use std::sync::Arc;
-
 /// Bytes read at once; a line that is longer is sent in parts.
 const BLOCK: usize = 64 << 10;
 
@@ -253,7 +252,7 @@ pub(crate) async fn send(
     mut subject: Subject,
     out: &mpsc::Sender<Result<Bytes, io::Error>>,
 ) -> io::Result<()> {
-    let mut watch = if options.follow { Some(host::notify::Watch::new(path)?) } else { None };
+    let mut watch = if options.follow { Some(host::notify::Watch::of_log(path)?) } else { None };
     let mut file = File::open(path).await?;
     if let Some(count) = options.tail {
         let from = tail_offset(&mut file, count).await?;
@@ -266,6 +265,15 @@ pub(crate) async fn send(
         if !reader.drain(out).await? {
             return Ok(());
         }
+        if options.follow && replaced(path, &reader.file).await? {
+            // Nothing is added to the old file once the new one is there.
+            if !reader.drain(out).await? {
+                return Ok(());
+            }
+            watch = Some(host::notify::Watch::of_log(path)?);
+            reader.file = File::open(path).await?;
+            continue;
+        }
         let Some(watch) = watch.as_mut().filter(|_| runs) else { return Ok(()) };
         tokio::select! {
             changed = watch.changed() => changed?,
@@ -274,6 +282,16 @@ pub(crate) async fn send(
             },
             () = out.closed() => return Ok(()),
         }
+    }
+}
+
+/// Whether another file has the name by now.
+async fn replaced(path: &Path, file: &File) -> io::Result<bool> {
+    use std::os::unix::fs::MetadataExt;
+    match tokio::fs::metadata(path).await {
+        Ok(now) => Ok(now.ino() != file.metadata().await?.ino()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
@@ -403,6 +421,9 @@ mod tests {
             let more = "2026-01-01T00:00:00Z stdout F one\n2026-01-01T00:00:01Z stdout F two\n";
             std::fs::write(&path, more).expect("written");
             assert_eq!(parts.recv().await.expect("a part").expect("bytes"), "two\n");
+            std::fs::rename(&path, dir.path().join("0.log.old")).expect("moved");
+            std::fs::write(&path, "2026-01-01T00:00:02Z stdout F three\n").expect("written");
+            assert_eq!(parts.recv().await.expect("a part").expect("bytes"), "three\n", "in another file");
             sender.send_replace(with(State::Exited));
         };
         let (read, ()) = tokio::join!(reading, writing);

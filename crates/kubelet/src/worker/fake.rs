@@ -266,6 +266,11 @@ impl Runtime for FakeRuntime {
         Ok(ContainerStatusResponse { status: Some(status.clone()), info: StringMap::new() })
     }
 
+    async fn reopen_log(&self, id: &str) -> Result<(), Error> {
+        drop(self.call(format!("reopen {id}"))?);
+        Ok(())
+    }
+
     async fn exec(&self, request: ExecSyncRequest) -> Result<ExecSyncResponse, Error> {
         let state = self.call(format!("exec {}", request.cmd.join(" ")))?;
         Ok(ExecSyncResponse { exit_code: state.exec_code, ..ExecSyncResponse::default() })

@@ -26,6 +26,8 @@ use crate::runtime::observe;
 use crate::shared::Shared;
 
 use self::begin::Ops;
+#[cfg(test)]
+pub(crate) use self::fake::FakeRuntime;
 use self::probing::Probing;
 use self::report::Report;
 pub(crate) use self::signals::{Signal, Signals};

@@ -48,7 +48,7 @@ const KINDS: &[(&str, &str, &str, bool)] = &[
 /// Runs a scenario with one seed, from an empty cluster, on a runtime of its own.
 pub fn run(scenario: &Scenario, seed: u64) -> Result<Report, Failed> {
     let mut builder = tokio::runtime::Builder::new_current_thread();
-    builder.enable_time().start_paused(true);
+    builder.enable_time().start_paused(true).rng_seed(tokio::runtime::RngSeed::from_bytes(&seed.to_le_bytes()));
     let runtime = builder.build().expect("a runtime without I/O needs nothing that can be missing");
     runtime.block_on(async {
         let start = tokio::time::Instant::now();

@@ -81,6 +81,8 @@ const IMAGES: &[Image] = &[
             ("bin/touch", "busybox"),
             ("bin/sleep", "busybox"),
             ("bin/wget", "busybox"),
+            ("bin/nslookup", "busybox"),
+            ("bin/timeout", "busybox"),
         ],
         config: || {
             json!({

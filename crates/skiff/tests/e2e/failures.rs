@@ -29,10 +29,10 @@ fn containers_outlive_every_process_of_ours() {
 
     // The node process dies three times; it is started again each time and touches nothing.
     for _ in 0..3 {
-        let old = cluster.inside("pgrep --full 'skiff agent'");
+        let old = cluster.inside("exec pgrep --full 'skiff agent'");
         cluster.kill_nine("skiff agent");
         until(30, "the node process is started again", || {
-            cluster.try_inside("pgrep --full 'skiff agent'").is_ok_and(|new| new != old)
+            cluster.try_inside("exec pgrep --full 'skiff agent'").is_ok_and(|new| new != old)
         });
     }
     cluster.inside(&format!("kill -9 {}", cluster.container_process("mortal")));

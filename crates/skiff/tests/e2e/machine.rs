@@ -85,14 +85,14 @@ impl Cluster {
             .stderr(log)
             .spawn()
             .expect("the server starts");
-        until(60, "the API server is ready", || self.try_kubectl("get --raw /readyz").is_ok());
+        until(20, "the API server is ready", || self.try_kubectl("get --raw /readyz").is_ok());
     }
 
     /// A shell command inside the machine.
     fn command(&self, line: &str) -> Command {
         let mut command = Command::new("nsenter");
-        command.args(["--target", &self.holder, "--net", "--mount", "--uts", "--pid", "--", "sh", "-c", line]);
-        command.current_dir(repository());
+        command.args(["--target", &self.holder, "--net", "--mount", "--uts", "--pid"]);
+        command.arg(format!("--wd={}", repository().display())).args(["--", "sh", "-c", line]);
         command
     }
 
@@ -150,7 +150,8 @@ impl Cluster {
 
     /// Kills every process inside the machine whose command line matches, with SIGKILL.
     pub fn kill_nine(&self, pattern: &str) {
-        self.inside(&format!("pkill --signal 9 --full '{pattern}'"));
+        // `exec`, or the shell's own command line would match.
+        self.inside(&format!("exec pkill --signal 9 --full '{pattern}'"));
     }
 
     /// The process of a container, as the machine counts.

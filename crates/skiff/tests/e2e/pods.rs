@@ -24,7 +24,7 @@ spec:
   containers:
     - name: main
       image: skiff.local/busybox:1.35
-      command: [sh, -c, "env; cat /scratch/state /etc/settings/file.txt /etc/hidden/password; while :; do sleep 1; done"]
+      command: [sh, -c, "env; cat /scratch/state /etc/settings/file.txt /etc/hidden/password; echo; while :; do sleep 1; done"]
       env:
         - {name: COLOUR, valueFrom: {configMapKeyRef: {name: settings, key: colour}}}
         - {name: PASSWORD, valueFrom: {secretKeyRef: {name: hidden, key: password}}}

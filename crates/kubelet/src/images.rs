@@ -42,6 +42,34 @@ pub(crate) fn with_tag(image: &str) -> String {
     if last.contains(':') || last.contains('@') { image.to_owned() } else { format!("{image}:latest") }
 }
 
+/// Whether this can be an image's name: `[host[:port]/]path[:tag][@digest]`, the path in small letters.
+fn is_reference(name: &str) -> bool {
+    let (rest, digest) = name.split_once('@').map_or((name, None), |(rest, digest)| (rest, Some(digest)));
+    let is_hex = |text: &str| text.len() >= 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let digest_fits = digest.is_none_or(|digest| digest.split_once(':').is_some_and(|(_, hex)| is_hex(hex)));
+    let (host, path) = match rest.split_once('/') {
+        Some((host, path)) if host.contains(['.', ':']) || host == "localhost" => (host, path),
+        _ => ("", rest),
+    };
+    let (path, tag) = path.split_once(':').map_or((path, None), |(path, tag)| (path, Some(tag)));
+    let word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    let tag_fits = tag.is_none_or(|tag| {
+        tag.len() <= 128
+            && tag.bytes().next().is_some_and(word)
+            && tag.bytes().all(|byte| word(byte) || b".-".contains(&byte))
+    });
+    let small = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let part_fits = |part: &str| {
+        let ends = part.bytes().next().is_some_and(small) && part.bytes().last().is_some_and(small);
+        ends && part.bytes().all(|byte| small(byte) || b"._-".contains(&byte))
+    };
+    let port = host.rsplit_once(':').map_or("", |(_, port)| port);
+    let host_fits = port.bytes().all(|byte| byte.is_ascii_digit() || byte == b']');
+    let host_fits =
+        host_fits && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".:-[]".contains(&byte));
+    digest_fits && tag_fits && host_fits && rest.len() <= 512 && path.split('/').all(part_fits)
+}
+
 /// Whether the policy wants a pull although the image may be there.
 fn pulls_always(container: &Container) -> bool {
     match container.image_pull_policy.as_deref() {
@@ -59,7 +87,7 @@ pub(crate) async fn ensure(
     sandbox: &PodSandboxConfig,
 ) -> Result<Image, Waiting> {
     let name = container.image.as_deref().unwrap_or_default();
-    if name.is_empty() || name.contains(char::is_whitespace) || name != name.trim() {
+    if !is_reference(name) {
         let message = format!(
             "Failed to apply default image tag {name:?}: couldn't parse image name {name:?}: invalid reference format"
         );
@@ -291,6 +319,35 @@ mod tests {
         ];
         for (image, full) in cases {
             assert_eq!(with_tag(image), full);
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_an_image_is_not_asked_for() {
+        let digest = format!("nginx@sha256:{}", "0".repeat(64));
+        for good in
+            ["nginx", "nginx:1.22", "a/b/c:v1_2-x", "host.example:5000/a__b/c-d.e:T", "localhost/x", &digest]
+        {
+            assert!(is_reference(good), "{good}");
+        }
+        let bad = [
+            "",
+            "Nginx",
+            "a b",
+            " a",
+            "a:",
+            "a:b:c",
+            "a//b",
+            "/a",
+            "a/",
+            "-a",
+            "a:-x",
+            "a@sha256:12",
+            "a@b",
+            "a:1host/b:2",
+        ];
+        for bad in bad {
+            assert!(!is_reference(bad), "{bad}");
         }
     }
 

@@ -57,20 +57,7 @@ fn request(container: &Container, name: &str) -> Option<Quantity> {
 /// The pod's quality-of-service class.
 #[must_use]
 pub fn qos_class(pod: &Pod) -> &'static str {
-    let names = ["cpu", "memory"];
-    let containers: Vec<_> = all_containers(pod).collect();
-    let nothing = |container: &&Container| {
-        names.iter().all(|name| request(container, name).is_none() && limit(container, name).is_none())
-    };
-    if containers.iter().all(nothing) {
-        return "BestEffort";
-    }
-    let exact = |container: &&Container| {
-        names
-            .iter()
-            .all(|name| limit(container, name).is_some_and(|limit| request(container, name) == Some(limit)))
-    };
-    if containers.iter().all(exact) { "Guaranteed" } else { "Burstable" }
+    pod_rules::qos::class(pod).name()
 }
 
 /// The pod's cgroup.

@@ -48,7 +48,10 @@ fn cluster() -> ClusterFacts {
 
 #[test]
 fn quality_of_service_follows_requests_and_limits() {
-    let limits = |cpu: &str, memory: &str| json!({"resources": {"limits": {"cpu": cpu, "memory": memory}}});
+    let limits = |cpu: &str, memory: &str| {
+        let both = json!({"cpu": cpu, "memory": memory});
+        json!({"resources": {"limits": both, "requests": both}})
+    };
     let cases = [
         (json!({}), "BestEffort", "/kubepods/besteffort/podu", 1000, 2),
         (limits("1", "1Gi"), "Guaranteed", "/kubepods/podu", -997, 1024),

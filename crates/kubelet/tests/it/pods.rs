@@ -34,7 +34,8 @@ fn a_pod_is_run_configured_probed_healed_and_removed() {
             container["volumeMounts"] = json!([{"name": "page", "mountPath": "/page"}]);
             container["readinessProbe"] =
                 json!({"httpGet": {"port": 8080, "path": "/index.html"}, "periodSeconds": 1});
-            container["resources"] = json!({"limits": {"memory": "64Mi", "cpu": "500m"}});
+            let room = json!({"memory": "64Mi", "cpu": "500m"});
+            container["resources"] = json!({"limits": room, "requests": room});
             let path = machine.pod(
                 "web",
                 json!({

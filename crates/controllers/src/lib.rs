@@ -8,6 +8,7 @@ pub mod endpoints;
 pub mod endpointslice;
 pub mod garbage_collector;
 pub mod namespace;
+pub mod node_ipam;
 pub mod node_lifecycle;
 pub mod pod_gc;
 pub mod replicaset;
@@ -33,6 +34,8 @@ pub use resources::Resources;
 pub struct Config {
     /// The cluster's certificate authority in PEM, published into every namespace.
     pub root_ca: String,
+    /// The pod ranges that nodes get a part of; without them, somebody else gives nodes theirs.
+    pub node_ranges: Option<node_ipam::Allocations>,
 }
 
 /// Starts every controller on one shared cache per kind, and runs until `context.shutdown`.
@@ -47,6 +50,9 @@ pub async fn run(context: Context, config: Config) {
     let resources = Resources::start(&context);
     garbage_collector::start(&context, &resources);
     namespace::start(&context, &informers, &resources);
+    if let Some(allocations) = config.node_ranges {
+        node_ipam::start(&context, &informers, allocations);
+    }
     node_lifecycle::start(&context, &informers, &pods_by_node);
     pod_gc::start(&context, &informers, &pods_by_node);
     service_account::start(&context, &informers);

@@ -184,7 +184,10 @@ impl Cluster {
     fn start_controllers(&mut self) {
         let user = UserInfo::new("system:kube-controller-manager", &["system:authenticated"]);
         let context = self.part("controllers", user);
-        let config = controllers::Config { root_ca: "the cluster's CA".to_owned() };
+        let config = controllers::Config {
+            root_ca: "the cluster's CA".to_owned(),
+            ..controllers::Config::default()
+        };
         self.tasks.spawn(controllers::run(context, config));
     }
 

@@ -101,7 +101,7 @@ impl Default for Config {
             max_connections: 2048,
             loopback_kubelets: false,
             request_timeout: Duration::from_secs(60),
-            git_version: "v1.37.1+skiff".to_owned(),
+            git_version: api_machinery::VERSION.to_owned(),
             compact_every: Duration::from_secs(300),
         }
     }

@@ -77,7 +77,7 @@ impl Config {
             labels: BTreeMap::new(),
             taints: Vec::new(),
             max_pods: 110,
-            version: concat!("v1.37.0+skiff-", env!("CARGO_PKG_VERSION")).to_owned(),
+            version: api_machinery::VERSION.to_owned(),
             pod_cidr: None,
         }
     }

@@ -12,10 +12,63 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Context;
 
-/// Upstream's defaults.
-const DURATION: Duration = Duration::from_secs(15);
-const DEADLINE: Duration = Duration::from_secs(10);
-const RETRY: Duration = Duration::from_secs(2);
+/// How long a Lease is good, and how it is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timing {
+    /// Candidates take a Lease over when it was not renewed for this long.
+    pub duration: Duration,
+    /// A leader that could not renew for this long leads no more.
+    pub renew_deadline: Duration,
+    /// Between attempts to acquire or renew.
+    pub retry: Duration,
+}
+
+impl Default for Timing {
+    /// Upstream's.
+    fn default() -> Self {
+        Self {
+            duration: Duration::from_secs(15),
+            renew_deadline: Duration::from_secs(10),
+            retry: Duration::from_secs(2),
+        }
+    }
+}
+
+/// Attempts of candidates are spread by up to this part of the time between them.
+const JITTER: f64 = 0.2;
+
+/// Two leaders at a time would be possible.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TimingError {
+    /// The old leader would go on when a new one leads already.
+    #[error("the lease duration must be greater than the renew deadline")]
+    Duration,
+    /// The deadline would come before the second attempt.
+    #[error("the renew deadline must be greater than 1.2 times the retry period")]
+    Deadline,
+    /// There would be no pause, or no lease.
+    #[error("lease duration (whole seconds), renew deadline and retry period must be greater than zero")]
+    Zero,
+}
+
+impl Timing {
+    /// Refuses what would not elect one leader.
+    ///
+    /// # Errors
+    /// Says which two times do not fit.
+    pub fn checked(self) -> Result<Timing, TimingError> {
+        if self.duration.as_secs() == 0 || self.renew_deadline.is_zero() || self.retry.is_zero() {
+            return Err(TimingError::Zero);
+        }
+        if self.duration <= self.renew_deadline {
+            return Err(TimingError::Duration);
+        }
+        if self.renew_deadline <= self.retry.mul_f64(1.0 + JITTER) {
+            return Err(TimingError::Deadline);
+        }
+        Ok(self)
+    }
+}
 
 /// A candidate for a Lease.
 pub struct Candidate {
@@ -23,6 +76,7 @@ pub struct Candidate {
     api: Api<Lease>,
     name: String,
     identity: String,
+    timing: Timing,
     /// What the Lease said when it last changed, and when that was seen.
     observed: Option<(LeaseSpec, Instant)>,
 }
@@ -31,7 +85,13 @@ impl Candidate {
     /// A candidate for `namespace/name` that calls itself `identity`, which must be unique among the candidates.
     pub fn new(context: Context, namespace: &str, name: &str, identity: String) -> Self {
         let api = Api::namespaced(context.client.clone(), namespace);
-        Self { context, api, name: name.to_owned(), identity, observed: None }
+        Self { context, api, name: name.to_owned(), identity, timing: Timing::default(), observed: None }
+    }
+
+    /// With other times than the usual ones.
+    #[must_use]
+    pub fn timing(self, timing: Timing) -> Self {
+        Self { timing, ..self }
     }
 
     /// Waits until this candidate leads. The token is cancelled when it no longer does: the component must then end,
@@ -49,26 +109,37 @@ impl Candidate {
         leading
     }
 
-    /// Returns when the Lease could not be renewed before its deadline.
+    /// Returns when the Lease could not be renewed before its deadline. Counted from before the last good attempt, and no
+    /// attempt lasts beyond it: whoever takes over counts from then at the earliest.
     async fn renew_until_lost(&mut self) {
         let mut renewed = Instant::now();
-        while renewed.elapsed() < DEADLINE {
-            tokio::time::sleep(RETRY).await;
-            if self.attempt().await {
-                renewed = Instant::now();
-            }
+        while let Ok(began) =
+            tokio::time::timeout_at(renewed + self.timing.renew_deadline, self.renew()).await
+        {
+            renewed = began;
         }
         tracing::error!(lease = self.name, identity = self.identity, "leadership was lost");
     }
 
+    /// Renews the Lease once, however many attempts it takes; says when the good one began.
+    async fn renew(&mut self) -> Instant {
+        loop {
+            tokio::time::sleep(self.timing.retry).await;
+            let began = Instant::now();
+            if self.attempt().await {
+                return began;
+            }
+        }
+    }
+
     /// Between one and one and a fifth of the retry time, so that candidates do not keep step.
     fn jittered(&self) -> Duration {
-        RETRY.mul_f64(1.0 + 0.2 * self.context.entropy.unit_f64())
+        self.timing.retry.mul_f64(1.0 + JITTER * self.context.entropy.unit_f64())
     }
 
     /// Acquires or renews; says whether this candidate holds the Lease now.
     async fn attempt(&mut self) -> bool {
-        match tokio::time::timeout(DEADLINE, self.try_hold()).await {
+        match tokio::time::timeout(self.timing.renew_deadline, self.try_hold()).await {
             Ok(Ok(held)) => held,
             Ok(Err(kube::Error::Api(status))) if status.code == 409 => false,
             Ok(Err(error)) => {
@@ -94,7 +165,7 @@ impl Candidate {
         }
         let holder = spec.holder_identity.as_deref().unwrap_or("");
         let seen = self.observed.as_ref().map_or_else(Instant::now, |(_, seen)| *seen);
-        if !holder.is_empty() && holder != self.identity && seen.elapsed() < DURATION {
+        if !holder.is_empty() && holder != self.identity && seen.elapsed() < self.timing.duration {
             return Ok(false);
         }
         lease.spec = Some(self.held(Some(&spec)));
@@ -110,7 +181,7 @@ impl Candidate {
         let transitions = before.and_then(|before| before.lease_transitions).unwrap_or(0);
         LeaseSpec {
             holder_identity: Some(self.identity.clone()),
-            lease_duration_seconds: i32::try_from(DURATION.as_secs()).ok(),
+            lease_duration_seconds: i32::try_from(self.timing.duration.as_secs()).ok(),
             acquire_time: before
                 .filter(|_| mine)
                 .and_then(|before| before.acquire_time.clone())
@@ -119,5 +190,24 @@ impl Candidate {
             lease_transitions: Some(if mine || before.is_none() { transitions } else { transitions + 1 }),
             ..LeaseSpec::default()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_that_would_elect_two_leaders_are_refused() {
+        let of = |duration, renew_deadline, retry| {
+            let [duration, renew_deadline, retry] =
+                [duration, renew_deadline, retry].map(Duration::from_secs);
+            Timing { duration, renew_deadline, retry }.checked()
+        };
+        assert_eq!(Timing::default().checked(), Ok(Timing::default()));
+        assert_eq!(of(10, 10, 2), Err(TimingError::Duration));
+        assert_eq!(of(15, 10, 9), Err(TimingError::Deadline));
+        assert_eq!(of(15, 10, 0), Err(TimingError::Zero));
+        assert!(of(6, 4, 1).is_ok());
     }
 }

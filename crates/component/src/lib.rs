@@ -1,5 +1,5 @@
 //! What every control loop shares: a cache that follows the API (informer), a queue of keys, the loop itself, events,
-//! leader election, and the connection to an API server.
+//! leader election, the connection to an API server, and the small server that says how a component is.
 //!
 //! Deliberately absent: any knowledge of a particular kind, and any way around the API.
 
@@ -7,6 +7,7 @@ pub mod connect;
 pub mod controller;
 pub mod events;
 pub mod freshness;
+pub mod health;
 pub mod informer;
 mod key;
 pub mod lease;

@@ -99,3 +99,33 @@ async fn who_cannot_renew_stops_leading_before_another_may_begin() {
     assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
     stop.cancel();
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_renewal_that_is_never_answered_does_not_keep_a_leader() {
+    let store = Store::default();
+    let (stop, silent) = (CancellationToken::new(), CancellationToken::new());
+    let (answering, store_of_client) = (silent.clone(), store.clone());
+    let service = tower::service_fn(move |request: http::Request<kube::client::Body>| {
+        let (silent, store) = (answering.clone(), store_of_client.clone());
+        async move {
+            if silent.is_cancelled() {
+                std::future::pending::<()>().await;
+            }
+            let method = request.method().clone();
+            let body = request.into_body().collect().await?.to_bytes();
+            let (code, value) = store.answer(&method, &body);
+            let body = Full::new(Bytes::from(value.to_string()));
+            Ok::<_, tower::BoxError>(http::Response::builder().status(code).body(body)?)
+        }
+    });
+    let client = kube::Client::new(service, "default");
+    let leading =
+        Candidate::new(context(client, stop.clone()), "n", "lease", "first".to_owned()).lead().await;
+    tokio::time::sleep(Duration::from_secs(31)).await;
+    assert!(!leading.is_cancelled());
+    silent.cancel();
+    let began = Instant::now();
+    leading.cancelled().await;
+    assert!(began.elapsed() <= Duration::from_secs(10), "{:?}", began.elapsed());
+    stop.cancel();
+}

@@ -58,6 +58,8 @@ pub struct Config {
     pub version: String,
     /// The range of the node's pods, when it is not for a controller to say.
     pub pod_cidr: Option<String>,
+    /// The most bytes of a pod's packet; by default what the system thinks right.
+    pub pod_mtu: Option<u32>,
 }
 
 impl Config {
@@ -79,6 +81,7 @@ impl Config {
             max_pods: 110,
             version: api_machinery::VERSION.to_owned(),
             pod_cidr: None,
+            pod_mtu: None,
         }
     }
 

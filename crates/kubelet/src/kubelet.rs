@@ -20,6 +20,7 @@ use crate::config::Config;
 use crate::containerd::{Containerd, ContainerdError};
 use crate::images::Images;
 use crate::lifecycle::NodeFacts;
+use crate::network;
 use crate::node::{self, NodeKeeper};
 use crate::objects::Objects;
 use crate::own_runtime;
@@ -103,6 +104,9 @@ impl Parts {
             given => given.to_vec(),
         };
         let (pod_cidr, range) = watch::channel(self.config.pod_cidr.clone());
+        if self.config.pod_cidr.is_none() {
+            network::follow(&self.context, &self.config.node_name, pod_cidr.clone());
+        }
         let informer = pods::informer(&self.context, &self.config.node_name);
         let mut imported = None;
         if let Some(own) = own {

@@ -80,7 +80,9 @@ impl Keeper {
     fn write_network(&self) {
         let Some(range) = self.range.borrow().clone() else { return };
         let addresses = self.config.agent_dir().join("cni/addresses");
-        if let Err(error) = network::write(&self.containerd.layout().cni_config, &range, &addresses) {
+        if let Err(error) =
+            network::write(&self.containerd.layout().cni_config, &range, self.config.pod_mtu, &addresses)
+        {
             tracing::error!(%error, "the pod network's configuration was not written");
         }
     }

@@ -14,11 +14,13 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("pod-rules", &["api-machinery"]),
     ("component", &["api-machinery"]),
     ("controllers", &["api-machinery", "component", "pod-rules"]),
+    ("cloud", &["api-machinery", "component", "pod-rules"]),
     ("scheduler", &["api-machinery", "component", "pod-rules"]),
     ("host", &[]),
     ("cri", &[]),
     ("kubelet", &["api-machinery", "component", "cri", "host", "pod-rules"]),
     ("kube-proxy", &["api-machinery", "component", "host", "pod-rules"]),
+    ("pod-network", &["component", "host"]),
     ("dns", &["api-machinery", "component", "pod-rules"]),
     (
         "simulation",

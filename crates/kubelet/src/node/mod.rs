@@ -27,7 +27,7 @@ pub(crate) use status::resources;
 /// Between looks at the machine, and the longest time that a change of it goes unreported.
 const LOOK: Duration = Duration::from_secs(10);
 /// Between looks while the runtime is up and its network is not: its configuration may be read at any moment.
-const LOOK_SOON: Duration = Duration::from_secs(1);
+const LOOK_SOON: Duration = Duration::from_millis(200);
 /// An unchanged status is written again after this time.
 const REPORT: Duration = Duration::from_secs(300);
 /// Between attempts to register: the first pause, doubled up to the last.
@@ -55,7 +55,7 @@ pub(crate) struct NodeKeeper {
     pub runtime: std::sync::Arc<dyn Runtime>,
     pub health: watch::Receiver<Health>,
     pub recorder: Recorder,
-    /// The range of pods that the API gave this node, when it did.
+    /// The range of pods that this node has, once it has one.
     pub pod_cidr: watch::Sender<Option<String>>,
 }
 
@@ -63,6 +63,7 @@ impl NodeKeeper {
     /// Registers, then reports until shutdown.
     pub async fn run(mut self) {
         let mut images = Vec::new();
+        let mut range = self.pod_cidr.subscribe();
         let node = self.register(&mut images).await;
         self.event(EventType::Normal, "Starting", "Starting kubelet.");
         self.context.tasks.spawn({
@@ -83,7 +84,6 @@ impl NodeKeeper {
                 match self.write(&wanted).await {
                     Ok(node) => {
                         self.tell(&known, &node);
-                        self.note(&node);
                         known = node;
                         reported = Some(tokio::time::Instant::now());
                     }
@@ -99,6 +99,8 @@ impl NodeKeeper {
                 changed = self.health.changed() => if changed.is_err() {
                     return;
                 },
+                // The sender is our own.
+                _ = range.changed() => {}
                 () = tokio::time::sleep(pause) => {}
             }
         }
@@ -145,7 +147,6 @@ impl NodeKeeper {
             match tokio::time::timeout(ANSWER_LIMIT, self.try_register(&facts)).await {
                 Ok(Ok(node)) => {
                     tracing::info!(node = self.config.node_name, "registered");
-                    self.note(&node);
                     return node;
                 }
                 Ok(Err(error)) => tracing::info!(%error, "the node is not registered yet; trying again"),
@@ -193,18 +194,6 @@ impl NodeKeeper {
             Ok(answer) => answer,
             Err(_) => Err(kube::Error::Service("no answer".into())),
         }
-    }
-
-    fn note(&self, node: &Node) {
-        let given =
-            node.spec.as_ref().and_then(|spec| spec.pod_cidr.clone()).filter(|range| !range.is_empty());
-        self.pod_cidr.send_if_modified(|known| {
-            let changed = given.is_some() && *known != given;
-            if changed {
-                known.clone_from(&given);
-            }
-            changed
-        });
     }
 
     /// Events of what changed between two statuses.

@@ -5,16 +5,24 @@
 use component::Context;
 use component::informer::{Informer, Selection, Watchable};
 use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Namespace, Node, Pod, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Endpoints, Namespace, Node, Pod, Secret, Service, ServiceAccount,
+};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::Api;
+
+use crate::bootstrap_tokens;
 
 /// The namespace of the leases by which nodes say that they live.
 pub(crate) const NODE_LEASES: &str = "kube-node-lease";
 /// The ConfigMap that holds the cluster's certificate authority in each namespace.
 pub(crate) const ROOT_CA: &str = "kube-root-ca.crt";
+/// The ConfigMap by which nodes that join learn which cluster it is.
+pub(crate) const CLUSTER_INFO: &str = "cluster-info";
 
 /// The shared caches.
 #[derive(Clone)]
@@ -23,6 +31,8 @@ pub struct Informers {
     pub pods: Informer<Pod>,
     pub replica_sets: Informer<ReplicaSet>,
     pub deployments: Informer<Deployment>,
+    pub stateful_sets: Informer<StatefulSet>,
+    pub pod_disruption_budgets: Informer<PodDisruptionBudget>,
     pub services: Informer<Service>,
     pub endpoint_slices: Informer<EndpointSlice>,
     pub endpoints: Informer<Endpoints>,
@@ -33,6 +43,11 @@ pub struct Informers {
     pub service_accounts: Informer<ServiceAccount>,
     /// Those named `kube-root-ca.crt`.
     pub root_ca_config_maps: Informer<ConfigMap>,
+    pub certificate_requests: Informer<CertificateSigningRequest>,
+    /// Secrets of that type in `kube-system`.
+    pub bootstrap_tokens: Informer<Secret>,
+    /// The one in `kube-public`.
+    pub cluster_info: Informer<ConfigMap>,
 }
 
 impl Informers {
@@ -40,10 +55,15 @@ impl Informers {
     pub fn start(context: &Context) -> Self {
         let leases = Api::<Lease>::namespaced(context.client.clone(), NODE_LEASES);
         let root_ca = Selection { fields: Some(format!("metadata.name={ROOT_CA}")), labels: None };
+        let info = Selection { fields: Some(format!("metadata.name={CLUSTER_INFO}")), labels: None };
+        let tokens = Selection { fields: Some(format!("type={}", bootstrap_tokens::TYPE)), labels: None };
+        let secrets = Api::namespaced(context.client.clone(), bootstrap_tokens::NAMESPACE);
         Self {
             pods: everywhere(context, Selection::default()),
             replica_sets: everywhere(context, Selection::default()),
             deployments: everywhere(context, Selection::default()),
+            stateful_sets: everywhere(context, Selection::default()),
+            pod_disruption_budgets: everywhere(context, Selection::default()),
             services: everywhere(context, Selection::default()),
             endpoint_slices: everywhere(context, Selection::default()),
             endpoints: everywhere(context, Selection::default()),
@@ -52,6 +72,9 @@ impl Informers {
             namespaces: follow(context, Api::all(context.client.clone()), Selection::default()),
             service_accounts: everywhere(context, Selection::default()),
             root_ca_config_maps: everywhere(context, root_ca),
+            certificate_requests: follow(context, Api::all(context.client.clone()), Selection::default()),
+            bootstrap_tokens: follow(context, secrets, tokens),
+            cluster_info: follow(context, Api::namespaced(context.client.clone(), "kube-public"), info),
         }
     }
 }

@@ -3,7 +3,10 @@
 //!
 //! Deliberately absent: calls between controllers (they meet at the API), and leader election: whoever calls [`run`] leads.
 
+pub mod bootstrap_tokens;
+pub mod certificates;
 pub mod deployment;
+pub mod disruption;
 pub mod endpoints;
 pub mod endpointslice;
 pub mod garbage_collector;
@@ -36,6 +39,11 @@ pub struct Config {
     pub root_ca: String,
     /// The pod ranges that nodes get a part of; without them, somebody else gives nodes theirs.
     pub node_ranges: Option<node_ipam::Allocations>,
+    /// What signs approved certificates; without it, somebody else does.
+    pub signer: Option<std::sync::Arc<certificates::Authority>>,
+    /// The server's address as nodes that join see it, such as `https://192.0.2.1:6443`; without it, `cluster-info` is
+    /// somebody else's to make.
+    pub server: Option<String>,
 }
 
 /// Starts every controller on one shared cache per kind, and runs until `context.shutdown`.
@@ -45,6 +53,7 @@ pub async fn run(context: Context, config: Config) {
     let pods_by_node = PodsByNode::follow(&informers.pods);
     replicaset::start(&context, &informers);
     deployment::start(&context, &informers);
+    disruption::start(&context, &informers);
     endpointslice::start(&context, &informers);
     endpoints::start(&context, &informers);
     let resources = Resources::start(&context);
@@ -57,5 +66,14 @@ pub async fn run(context: Context, config: Config) {
     pod_gc::start(&context, &informers, &pods_by_node);
     service_account::start(&context, &informers);
     root_ca::start(&context, &informers, &config.root_ca);
+    certificates::approver::start(&context, &informers);
+    certificates::cleaner::start(&context, &informers);
+    if let Some(authority) = config.signer {
+        certificates::signer::start(&context, &informers, authority);
+    }
+    let kubeconfig =
+        config.server.map(|server| bootstrap_tokens::cluster_info::kubeconfig(&server, &config.root_ca));
+    bootstrap_tokens::cluster_info::start(&context, &informers, kubeconfig);
+    bootstrap_tokens::cleaner::start(&context, &informers);
     context.shutdown.cancelled().await;
 }

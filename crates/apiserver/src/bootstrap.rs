@@ -1,10 +1,13 @@
 //! What must exist before anybody is served: the first namespaces, the gate's roles and priority classes, and the
 //! Services by which pods find the API server and DNS.
 //!
-//! All of it is asked for through the same path as everybody else's requests, as the server itself.
+//! All of it is asked for through the same path as everybody else's requests, as the server itself. Without the first
+//! namespaces and the Services no node or pod gets on, so these are made again when somebody deletes them; roles and
+//! priority classes come back with the next start.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use api_machinery::meta;
 use api_machinery::resource::Resource;
@@ -15,7 +18,10 @@ use tokio::task::JoinSet;
 use crate::catalog;
 use crate::server::{ApiServer, StartError};
 use crate::types::UserInfo;
+use crate::watch::{ResourceCache, Selection};
 
+/// The pause after an object that is gone could not be made again.
+const RETRY: Duration = Duration::from_secs(1);
 /// Objects that are made at the same time, so that they share the store's commits.
 const AT_ONCE: usize = 32;
 
@@ -24,19 +30,61 @@ pub fn identity() -> UserInfo {
     UserInfo::new("system:apiserver", &["system:masters", "system:authenticated"])
 }
 
-/// Makes what is missing and brings up to date what the server owns.
+/// Makes what is missing and brings up to date what the server owns; then sees to it that the essential stays.
 pub async fn run(server: &Arc<ApiServer>) -> Result<(), StartError> {
     let client = server.client(identity());
     let namespaces = ["default", "kube-system", "kube-public", "kube-node-lease"];
     let namespaces =
         namespaces.map(|name| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}));
-    ensure_all(server, &client, namespaces.into()).await?;
-    let mut objects = server.gate().bootstrap_objects();
-    objects.extend(api_service(server));
+    ensure_all(server, &client, namespaces.clone().into()).await?;
+    let mut services = api_service(server);
     if let Some(address) = server.config().dns_address {
-        objects.push(dns_service(address));
+        services.push(dns_service(address));
     }
-    ensure_all(server, &client, objects).await
+    let mut objects = server.gate().bootstrap_objects();
+    objects.extend(services.clone());
+    ensure_all(server, &client, objects).await?;
+    for object in namespaces.into_iter().chain(services) {
+        let (_, cache) = place(server, &object)?;
+        server.tasks().spawn(keep(server.clone(), client.clone(), cache.clone(), object));
+    }
+    Ok(())
+}
+
+/// The resource of an object, and its cache.
+fn place<'a>(
+    server: &'a ApiServer,
+    wanted: &Value,
+) -> Result<(&'a Resource, &'a Arc<ResourceCache>), StartError> {
+    let resource = server.catalog().of_kind(meta::api_version(wanted), meta::kind(wanted));
+    let found = resource.and_then(|resource| Some((&**resource, server.cache().resource(resource)?)));
+    found.ok_or_else(|| failed(wanted, "no such kind"))
+}
+
+fn failed(wanted: &Value, error: impl ToString) -> StartError {
+    let what = format!("{} {}", meta::kind(wanted), meta::name(wanted));
+    StartError::Bootstrap { what, error: error.to_string() }
+}
+
+/// Makes an object again whenever it is gone, until the server stops.
+async fn keep(server: Arc<ApiServer>, client: kube::Client, cache: Arc<ResourceCache>, wanted: Value) {
+    let key = catalog::key(meta::namespace(&wanted), meta::name(&wanted));
+    let selection = Selection::one(meta::namespace(&wanted), meta::name(&wanted));
+    let keeping = async {
+        loop {
+            // What happens from here on wakes the wait below.
+            let (_, mut changes) = cache.list_and_subscribe(&selection);
+            if cache.get(&key).is_some() {
+                changes.wait().await;
+            } else if let Err(error) = ensure(server.clone(), client.clone(), wanted.clone()).await {
+                tracing::warn!(%error, "what the cluster needs was deleted and could not be made again");
+                tokio::time::sleep(RETRY).await;
+            } else if let Err(error) = server.cache().catch_up().await {
+                tracing::warn!(%error, "what the cluster needs was made again, but is not seen yet");
+            }
+        }
+    };
+    server.shutdown().run_until_cancelled(keeping).await;
 }
 
 async fn ensure_all(
@@ -72,21 +120,11 @@ fn finished(
 
 /// Makes one object, or brings it up to date.
 async fn ensure(server: Arc<ApiServer>, client: kube::Client, wanted: Value) -> Result<(), StartError> {
-    let failed = |error: String| StartError::Bootstrap {
-        what: format!("{} {}", meta::kind(&wanted), meta::name(&wanted)),
-        error,
-    };
-    let resource = server
-        .catalog()
-        .of_kind(meta::api_version(&wanted), meta::kind(&wanted))
-        .ok_or_else(|| failed("no such kind".to_owned()))?;
+    let (resource, cache) = place(&server, &wanted)?;
     let collection = collection(resource, meta::namespace(&wanted));
     let path = format!("{collection}/{}", percent_encode(meta::name(&wanted)));
-    let existing = server.cache().resource(resource).and_then(|cache| {
-        cache
-            .get(&catalog::key(meta::namespace(&wanted), meta::name(&wanted)))
-            .and_then(|found| found.value())
-    });
+    let key = catalog::key(meta::namespace(&wanted), meta::name(&wanted));
+    let existing = cache.get(&key).and_then(|found| found.value());
     let request = match existing {
         None => send("POST", &collection, &wanted),
         Some(existing) => {
@@ -101,7 +139,7 @@ async fn ensure(server: Arc<ApiServer>, client: kube::Client, wanted: Value) -> 
         Ok(_) => Ok(()),
         // Another server was faster.
         Err(kube::Error::Api(status)) if status.code == StatusCode::CONFLICT.as_u16() => Ok(()),
-        Err(error) => Err(failed(error.to_string())),
+        Err(error) => Err(failed(&wanted, error)),
     }
 }
 

@@ -38,6 +38,22 @@ fn as_map(value: &mut Value) -> &mut Map<String, Value> {
     value.as_object_mut().expect("was just made an object")
 }
 
+/// Drops what says nothing: upstream stores no empty labels, annotations, finalizers or owners.
+pub fn drop_empty(object: &mut Value) {
+    let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) else { return };
+    for field in ["labels", "annotations", "finalizers", "ownerReferences"] {
+        let empty = match metadata.get(field) {
+            Some(Value::Object(entries)) => entries.is_empty(),
+            Some(Value::Array(items)) => items.is_empty(),
+            Some(Value::Null) => true,
+            _ => false,
+        };
+        if empty {
+            metadata.remove(field);
+        }
+    }
+}
+
 /// Sets or, when empty, removes a text field of `metadata`.
 pub fn set_text(object: &mut Value, field: &str, value: &str) {
     let metadata = metadata_mut(object);
@@ -196,4 +212,29 @@ pub fn is_deleting(object: &Value) -> bool {
 /// How long a deletion waits, if the object is being deleted.
 pub fn deletion_grace_period_seconds(object: &Value) -> Option<i64> {
     object.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_says_nothing_is_dropped() {
+        let table = [
+            (json!({"metadata": {"name": "a", "labels": {}, "annotations": null}}), json!({"name": "a"})),
+            (json!({"metadata": {"finalizers": [], "ownerReferences": []}}), json!({})),
+            (
+                json!({"metadata": {"labels": {"a": ""}, "finalizers": ["x/y"], "uid": ""}}),
+                json!({"labels": {"a": ""}, "finalizers": ["x/y"], "uid": ""}),
+            ),
+        ];
+        for (mut object, wanted) in table {
+            drop_empty(&mut object);
+            assert_eq!(object["metadata"], wanted);
+        }
+        let mut none = json!({"kind": "Odd"});
+        drop_empty(&mut none);
+        assert_eq!(none, json!({"kind": "Odd"}));
+    }
 }

@@ -1,4 +1,4 @@
-//! Priority: the number behind a pod's priority class, and one default class at most.
+//! Priority: the number behind a pod's priority class, one default class at most, and the system's classes for ever.
 
 use api_machinery::meta;
 use api_machinery::status::ApiError;
@@ -11,6 +11,8 @@ use crate::types::{AdmissionRequest, Lookup, Operation};
 const GROUP: &str = "scheduling.k8s.io";
 const CLASSES: &str = "priorityclasses";
 const PREEMPT: &str = "PreemptLowerPriority";
+/// What the cluster's own pods rely on.
+const SYSTEM: [&str; 2] = ["system-node-critical", "system-cluster-critical"];
 
 /// Resolves the class of a new pod; an update that leaves priority out keeps it.
 pub async fn admit(lookup: &dyn Lookup, request: &mut AdmissionRequest<'_>) -> Result<(), ApiError> {
@@ -109,9 +111,13 @@ async fn default_class(lookup: &dyn Lookup) -> Result<Option<std::sync::Arc<Valu
     Ok(defaults.min_by_key(|class| class.get("value").and_then(Value::as_i64)))
 }
 
-/// There is one default class at most.
+/// There is one default class at most, and the system's are not deleted.
 pub async fn check(lookup: &dyn Lookup, request: &AdmissionRequest<'_>) -> Result<(), ApiError> {
     let classes = request.resource.group == GROUP && request.resource.plural == CLASSES;
+    let doomed = request.old.filter(|_| classes && request.operation == Operation::Delete);
+    if doomed.is_some_and(|class| SYSTEM.contains(&meta::name(class))) {
+        return Err(forbidden(request, "this is a system priority class and cannot be deleted"));
+    }
     let writes = matches!(request.operation, Operation::Create | Operation::Update);
     let wants =
         request.object.as_deref().is_some_and(|class| class.get("globalDefault") == Some(&Value::Bool(true)));
@@ -187,7 +193,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_default() {
+    async fn one_default_and_the_systems_own() {
         let lookup = Objects::of(&[class("usual", 10, true)]);
         for (operation, name, refused) in [
             (Operation::Create, "other", true),
@@ -199,6 +205,14 @@ mod tests {
             let mut write = Write::new(operation, classes, "", Some(object), None);
             let result = check(&*lookup, &write.request()).await;
             assert_eq!(result.is_err(), refused, "{operation:?} {name}");
+        }
+        for (name, refused) in
+            [("usual", false), ("system-node-critical", true), ("system-cluster-critical", true)]
+        {
+            let old = json!({"metadata": {"name": name}, "value": 1});
+            let classes = resource(GROUP, "PriorityClass", CLASSES, Scope::Cluster);
+            let mut write = Write::new(Operation::Delete, classes, "", None, Some(old));
+            assert_eq!(check(&*lookup, &write.request()).await.is_err(), refused, "{name}");
         }
     }
 }

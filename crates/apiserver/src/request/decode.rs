@@ -76,6 +76,7 @@ pub fn object(
     check_kind(resource, &mut value)?;
     warnings.extend(validation.judge(decoded.findings, &resource.kind, &resource.version)?);
     types(resource, &value)?;
+    meta::drop_empty(&mut value);
     Ok(call.to_stored(value))
 }
 
@@ -94,6 +95,7 @@ pub fn structured(
     let findings = structural::prune(&mut value, resource.schema.view());
     warnings.extend(validation.judge(findings, &resource.kind, &resource.version)?);
     types(resource, &value)?;
+    meta::drop_empty(&mut value);
     Ok(value)
 }
 

@@ -57,6 +57,11 @@ impl Selection {
         }
     }
 
+    /// One object.
+    pub fn one(namespace: &str, name: &str) -> Selection {
+        Selection { fields: FieldSelector::exactly("metadata.name", name), ..Selection::all(namespace) }
+    }
+
     /// Whether anything but the namespace is asked for.
     pub fn is_filtered(&self) -> bool {
         !self.labels.is_empty() || !self.fields.is_empty()

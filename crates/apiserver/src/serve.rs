@@ -281,7 +281,7 @@ fn http1() -> http1::Builder {
         .timer(TokioTimer::new())
         .header_read_timeout(HEADERS)
         .max_header_size(HEADER_BYTES as usize)
-        .max_buf_size(4 * HEADER_BYTES as usize);
+        .max_buf_size(2 * HEADER_BYTES as usize);
     builder
 }
 

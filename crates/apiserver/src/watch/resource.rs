@@ -337,10 +337,10 @@ pub struct Subscription {
 }
 
 impl Subscription {
-    /// Up to `most` further events.
-    pub fn take(&mut self, most: usize) -> Next {
+    /// Up to `most` further events of at most `bytes` together, or one that is larger.
+    pub fn take(&mut self, most: usize, bytes: usize) -> Next {
         if !self.missed.is_empty() {
-            let count = most.min(self.missed.len());
+            let count = fitting(self.missed.iter(), most, bytes);
             return Next::Events(self.missed.drain(..count).collect());
         }
         let inner = self.cache.lock();
@@ -350,7 +350,9 @@ impl Subscription {
             return Next::Lost(TooOld { asked: self.changed, oldest });
         }
         let start = usize::try_from(self.next - channel.ring.first).unwrap_or(usize::MAX);
-        let events: Vec<_> = channel.ring.events.iter().skip(start).take(most).cloned().collect();
+        let waiting = channel.ring.events.iter().skip(start);
+        let count = fitting(waiting.clone(), most, bytes);
+        let events: Vec<_> = waiting.take(count).cloned().collect();
         self.next += events.len() as u64;
         if let Some(last) = events.last() {
             self.changed = last.revision;
@@ -365,6 +367,17 @@ impl Subscription {
             std::future::pending::<()>().await;
         }
     }
+}
+
+/// How many events from the first on are within both limits; one at least, if there is one.
+fn fitting<'a>(events: impl Iterator<Item = &'a Arc<Event>>, most: usize, bytes: usize) -> usize {
+    let mut total = 0;
+    let sizes = events.take(most).map(|event| event.object.bytes.len());
+    let within = sizes.enumerate().take_while(|(at, size)| {
+        total += size;
+        *at == 0 || total <= bytes
+    });
+    within.count()
 }
 
 impl Drop for Subscription {

@@ -189,7 +189,7 @@ impl Watcher {
     fn changes(&mut self) -> Option<Bytes> {
         let mut out = BytesMut::new();
         while out.len() < BATCH_BYTES {
-            match self.subscription.take(BATCH) {
+            match self.subscription.take(BATCH, BATCH_BYTES - out.len()) {
                 Next::Events(events) if events.is_empty() => break,
                 Next::Events(events) => events.iter().for_each(|event| self.change(&mut out, event)),
                 Next::Lost(lost) => {

@@ -1,9 +1,10 @@
 //! Watches that need more than text: time, lost history, shutdown, and readers that do not read.
 
+use http_body_util::BodyExt;
 use serde_json::json;
 use store::Store;
 
-use crate::fixture::Fixture;
+use crate::fixture::{Fixture, request};
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 
@@ -67,6 +68,29 @@ async fn a_reader_that_falls_behind_loses_its_place_and_nothing_else() {
     assert_eq!((&event["type"], &event["object"]["code"]), (&json!("ERROR"), &json!(410)));
     fixture.must("POST", "/api/v1/namespaces/default/secrets", Some(&map("s"))).await;
     assert_eq!(other.brief().await, "ADDED s");
+}
+
+/// However much a slow reader has to catch up with, it is handed one piece at a time.
+#[tokio::test(start_paused = true)]
+async fn a_backlog_is_sent_in_pieces() {
+    const FAT: usize = 100_000;
+    let fixture = Fixture::new().await;
+    let watch = fixture.call(request("GET", &format!("{MAPS}?watch=true"), None)).await;
+    for round in 0..20 {
+        let mut fat = map(&format!("fat-{round}"));
+        fat["data"] = json!({"a": "x".repeat(FAT)});
+        fixture.must("POST", MAPS, Some(&fat)).await;
+    }
+    fixture.must("GET", MAPS, None).await;
+    let mut body = watch.into_body();
+    let mut events = 0;
+    while events < 20 {
+        let frame = body.frame().await.expect("the watch goes on").expect("without an error");
+        let data = frame.into_data().expect("data");
+        assert!(data.len() < 2 * FAT, "{} bytes at once", data.len());
+        events += data.iter().filter(|byte| **byte == b'\n').count();
+    }
+    assert_eq!(events, 20);
 }
 
 /// The cache follows the store across a compaction that overtook it.

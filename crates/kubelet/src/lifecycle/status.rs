@@ -153,7 +153,7 @@ fn absent(inputs: &Inputs<'_>, container: &ContainerSpec) -> ContainerStatus {
     {
         return old.clone();
     }
-    let state = if ended {
+    let state = if ended && !never_began(inputs, container) {
         let terminated = ContainerStateTerminated {
             reason: Some("ContainerStatusUnknown".to_owned()),
             message: Some("The container could not be located when the pod was terminated".to_owned()),
@@ -180,6 +180,16 @@ fn absent(inputs: &Inputs<'_>, container: &ContainerSpec) -> ContainerStatus {
         last_state: Some(ContainerState::default()),
         ..ContainerStatus::default()
     }
+}
+
+/// A container of an ended pod whose turn never came, since an init container before it failed: it is not lost.
+fn never_began(inputs: &Inputs<'_>, container: &ContainerSpec) -> bool {
+    let conditions = inputs.pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    let mut initialized = conditions.filter(|condition| condition.type_ == "Initialized");
+    let first = init_containers(inputs.pod).first();
+    is_terminal(inputs.pod)
+        && first.is_some_and(|first| first.name != container.name)
+        && !initialized.any(|condition| condition.status == "True")
 }
 
 fn old_status<'a>(pod: &'a Pod, name: &str) -> Option<&'a ContainerStatus> {

@@ -121,7 +121,7 @@ fn memory(text: &str, seen: &RuntimePod) -> Memory {
     memory
 }
 
-/// A pod with `main` alone unless the spec says otherwise. `meta`: `deleted grace=`, `phase=`, `gone`.
+/// A pod with `main` alone unless the spec says otherwise. `meta`: `deleted grace=`, `phase= [initialized]`, `gone`.
 fn pod(spec: &Value, meta: &str) -> Pod {
     let words: Vec<_> = meta.split(' ').collect();
     let mut whole = json!({"containers": [{"name": "main", "image": "image"}], "restartPolicy": "Always"});
@@ -135,6 +135,9 @@ fn pod(spec: &Value, meta: &str) -> Pod {
     }
     if let Some(phase) = word(&words, "phase") {
         pod["status"] = json!({"phase": phase});
+    }
+    if words.contains(&"initialized") {
+        pod["status"]["conditions"] = json!([{"type": "Initialized", "status": "True"}]);
     }
     serde_json::from_value(pod).expect("a pod")
 }
@@ -277,6 +280,8 @@ fn init_containers_go_one_by_one_and_sidecars_stay() {
         "through": {"initContainers": [{"name": "a"}]} "", "sandbox s0 ready ip=1; a exited code=0", "" => "start main 0 then 0s", "Pending; a Completed:0+, main PodInitializing";
         "failed, again": {"initContainers": [{"name": "a"}]} "", "sandbox s0 ready ip=1; a exited code=1 ago=0", "" => "start a 1 then 10s", "Pending; a Error:1, main PodInitializing";
         "failed for good": {"restartPolicy": "Never", "initContainers": [{"name": "a"}]} "", "sandbox s0 ready ip=1; a exited code=1", "" => "stop s0", "Failed; a Error:1, main PodInitializing";
+        "and over": {"restartPolicy": "Never", "initContainers": [{"name": "a"}, {"name": "b"}]} "phase=Failed", "sandbox s0 dead; a exited code=1", "stopped s0; torn" => "", "Failed; a Error:1, b PodInitializing, main PodInitializing";
+        "over, and what had begun is lost": {"restartPolicy": "Never", "initContainers": [{"name": "a"}]} "phase=Failed initialized", "sandbox s0 dead; a exited code=0", "stopped s0; torn" => "", "Failed; a Completed:0+, main ContainerStatusUnknown:137";
         "a sidecar first": {"initContainers": [{"name": "a", "restartPolicy": "Always"}]} "", "sandbox s0 ready ip=1", "" => "start a 0 then 0s", "Pending; a PodInitializing, main PodInitializing";
         "beside a sidecar": {"initContainers": [{"name": "a", "restartPolicy": "Always"}]} "", "sandbox s0 ready ip=1; a running", "" => "start main 0 then 0s", "Pending; a running+, main PodInitializing";
         "a sidecar ended": {"initContainers": [{"name": "a", "restartPolicy": "Always"}]} "", "sandbox s0 ready ip=1; a exited code=0 ago=0; main running", "" => "start a 1 then 10s", "Running; a Completed:0, main running+";

@@ -4,7 +4,7 @@
 //! A killed part can do nothing any more: its client leads nowhere from that moment on, whatever its tasks still try.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use api_machinery::clock::Clock;
 use api_machinery::entropy::Entropy;
@@ -14,13 +14,15 @@ use apiserver::tokens::{TokenError, Tokens};
 use apiserver::types::UserInfo;
 use apiserver::{ApiServer, Config, Dependencies};
 use component::Context;
-use http::{Request, Response, StatusCode};
-use kube::client::Body;
+use component::lease::Candidate;
+use http::{Request, StatusCode};
 use store::simdisk::SimDisk;
 use store::{EmbeddedStore, Options, Store, StoreError, Watch};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::faults::{Faults, Network, Who};
 use crate::kubelet::{NodeScript, ScriptedKubelet};
 use crate::observer::Observer;
 
@@ -66,37 +68,8 @@ impl Part {
     }
 }
 
-/// Where requests go: the API server that runs now, if one does.
-#[derive(Clone, Default)]
-struct Gateway {
-    server: Arc<Mutex<Option<Arc<ApiServer>>>>,
-}
-
-impl Gateway {
-    fn current(&self) -> MutexGuard<'_, Option<Arc<ApiServer>>> {
-        self.server.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A client that acts as `user` until `alive` is cancelled, through whichever server runs at the time.
-    fn client(&self, user: UserInfo, alive: CancellationToken) -> kube::Client {
-        let gateway = self.clone();
-        let service = tower::service_fn(move |request: Request<Body>| {
-            let (gateway, user, alive) = (gateway.clone(), user.clone(), alive.clone());
-            async move { alive.run_until_cancelled(gateway.pass(user, request)).await.unwrap_or_else(|| Err(Away)) }
-        });
-        kube::Client::new(service, "default")
-    }
-
-    async fn pass(&self, user: UserInfo, request: Request<Body>) -> Result<Response<apiserver::types::Body>, Away> {
-        let server = self.current().clone().ok_or(Away)?;
-        Ok(server.call(user, request).await)
-    }
-}
-
-/// Nobody answers.
-#[derive(Debug, thiserror::Error)]
-#[error("connection refused")]
-struct Away;
+/// What can be killed and started, and how many of it there are: more than one elect a leader.
+const COMPONENTS: [&str; 2] = ["controllers", "scheduler"];
 
 /// A running cluster.
 pub struct Cluster {
@@ -108,10 +81,17 @@ pub struct Cluster {
     watch: Watch,
     seen: store::Revision,
     started: tokio::time::Instant,
-    gateway: Gateway,
+    network: Network,
+    /// Components that died at a write of theirs and have to be started anew.
+    dead: mpsc::UnboundedReceiver<String>,
     administrator: kube::Client,
     tasks: TaskTracker,
-    parts: BTreeMap<&'static str, Part>,
+    /// Running components: `scheduler/1`.
+    parts: BTreeMap<String, Part>,
+    /// How many of each component there are.
+    instances: BTreeMap<&'static str, usize>,
+    /// How many instances were ever started, so that none is taken for its predecessor.
+    started_instances: u64,
     scripts: BTreeMap<String, NodeScript>,
     kubelets: BTreeMap<String, (ScriptedKubelet, Part)>,
     observer: Observer,
@@ -126,7 +106,8 @@ impl Cluster {
         let disk = SimDisk::new(seed);
         let store = open(&disk, seed)?;
         let watch = store.watch("", store.current_revision()).await?;
-        let gateway = Gateway::default();
+        let (died, dead) = mpsc::unbounded_channel();
+        let network = Network::new(Entropy::seeded(seed.rotate_left(32) ^ 0xfa17), died);
         let nobody_kills = CancellationToken::new();
         let administrator = UserInfo::new("admin", &["system:masters", "system:authenticated"]);
         let mut cluster = Self {
@@ -138,17 +119,19 @@ impl Cluster {
             store,
             watch,
             started: tokio::time::Instant::now(),
-            administrator: gateway.client(administrator, nobody_kills),
-            gateway,
+            administrator: network.client(Who::Administrator, administrator, nobody_kills),
+            network,
+            dead,
             tasks: TaskTracker::new(),
             parts: BTreeMap::new(),
+            instances: COMPONENTS.map(|name| (name, 1)).into(),
+            started_instances: 0,
             scripts: BTreeMap::new(),
             kubelets: BTreeMap::new(),
             observer: Observer::default(),
         };
         cluster.start_server().await?;
-        cluster.start_scheduler();
-        cluster.start_controllers();
+        cluster.start_components();
         Ok(cluster)
     }
 
@@ -161,7 +144,7 @@ impl Cluster {
             kubelets: Arc::new(apiserver::proxy::NoKubelets),
         };
         let server = ApiServer::start(Config::default(), dependencies, cluster_gate(self.gate()?)).await?;
-        *self.gateway.current() = Some(server);
+        self.network.set_server(Some(server));
         Ok(())
     }
 
@@ -176,38 +159,80 @@ impl Cluster {
         })
     }
 
-    fn start_scheduler(&mut self) {
-        let context = self.part("scheduler", UserInfo::new("system:kube-scheduler", &["system:authenticated"]));
-        self.tasks.spawn(scheduler::run(context));
+    fn start_components(&mut self) {
+        for (name, count) in self.instances.clone() {
+            for number in 1..=count {
+                self.start_component(name, number);
+            }
+        }
     }
 
-    fn start_controllers(&mut self) {
-        let user = UserInfo::new("system:kube-controller-manager", &["system:authenticated"]);
-        let context = self.part("controllers", user);
-        let config = controllers::Config {
-            root_ca: "the cluster's CA".to_owned(),
-            ..controllers::Config::default()
-        };
-        self.tasks.spawn(controllers::run(context, config));
+    /// Starts one instance of a component. Several stand for election; one alone need not.
+    fn start_component(&mut self, name: &'static str, number: usize) {
+        let account = if name == "scheduler" { "kube-scheduler" } else { "kube-controller-manager" };
+        let user = UserInfo::new(&format!("system:{account}"), &["system:authenticated"]);
+        let key = format!("{name}/{number}");
+        let (context, part) = self.context(Who::Component(key.clone()), user);
+        self.parts.insert(key.clone(), part);
+        self.started_instances += 1;
+        let identity = format!("{key}_{}", self.started_instances);
+        if self.instances[name] == 1 {
+            self.tasks.spawn(work(name, context));
+            return;
+        }
+        self.tasks.spawn(async move {
+            while !context.shutdown.is_cancelled() {
+                let candidate = Candidate::new(context.clone(), "kube-system", account, identity.clone());
+                let Some(leading) = context.shutdown.run_until_cancelled(candidate.lead()).await else {
+                    return;
+                };
+                work(name, Context { shutdown: leading, ..context.clone() }).await;
+            }
+        });
     }
 
-    /// What a part lives on, and the means to kill it.
-    fn part(&mut self, name: &'static str, user: UserInfo) -> Context {
-        let (context, part) = self.context(user);
-        self.parts.insert(name, part);
-        context
-    }
-
-    fn context(&self, user: UserInfo) -> (Context, Part) {
+    fn context(&self, who: Who, user: UserInfo) -> (Context, Part) {
         let part = Part { alive: CancellationToken::new(), shutdown: CancellationToken::new() };
         let context = Context {
-            client: self.gateway.client(user, part.alive.clone()),
+            client: self.network.client(who, user, part.alive.clone()),
             clock: self.clock.clone(),
             entropy: self.entropy.clone(),
             tasks: self.tasks.clone(),
             shutdown: part.shutdown.clone(),
         };
         (context, part)
+    }
+
+    /// From now on there are `count` instances of a component, and one of them leads.
+    pub fn elect(&mut self, what: &str, count: usize) -> Result<(), ClusterError> {
+        let name = component(what)?;
+        self.kill_component(name);
+        self.instances.insert(name, count);
+        for number in 1..=count {
+            self.start_component(name, number);
+        }
+        Ok(())
+    }
+
+    /// Kills the instance that leads, for good.
+    pub fn kill_leader(&mut self, what: &str) -> Result<(), ClusterError> {
+        let lease =
+            if component(what)? == "scheduler" { "kube-scheduler" } else { "kube-controller-manager" };
+        let key = format!("/registry/coordination.k8s.io/leases/kube-system/{lease}");
+        let holder = self.observer.of_kind("coordination.k8s.io/leases").find(|(known, _)| *known == key);
+        let holder = holder.and_then(|(_, lease)| lease["spec"]["holderIdentity"].as_str());
+        let name = holder.and_then(|holder| holder.split_once('_')).map(|(name, _)| name.to_owned());
+        let part = name.and_then(|name| self.parts.remove(&name));
+        part.ok_or_else(|| ClusterError::Unknown(format!("leader of {what}")))?.kill();
+        Ok(())
+    }
+
+    fn kill_component(&mut self, name: &str) {
+        let of_it = |key: &String| key.split_once('/').is_some_and(|(known, _)| known == name);
+        let keys: Vec<String> = self.parts.keys().filter(|key| of_it(key)).cloned().collect();
+        for part in keys.iter().filter_map(|key| self.parts.remove(key)) {
+            part.kill();
+        }
     }
 
     /// Adds a machine, switched on.
@@ -220,14 +245,16 @@ impl Cluster {
     fn switch_on(&mut self, name: &str) {
         let script = self.scripts[name].clone();
         let user = UserInfo::new(&format!("system:node:{name}"), &["system:nodes", "system:authenticated"]);
-        let (context, part) = self.context(user);
+        let (context, part) = self.context(Who::Node(name.to_owned()), user);
         self.kubelets.insert(name.to_owned(), (ScriptedKubelet::start(context, script), part));
     }
 
     /// The machine is gone from one moment to the next.
     pub fn power_off(&mut self, name: &str) -> Result<(), ClusterError> {
-        let (kubelet, part) =
-            self.kubelets.remove(name).ok_or_else(|| ClusterError::Unknown(format!("running node: {name}")))?;
+        let (kubelet, part) = self
+            .kubelets
+            .remove(name)
+            .ok_or_else(|| ClusterError::Unknown(format!("running node: {name}")))?;
         part.kill();
         drop(kubelet);
         Ok(())
@@ -249,28 +276,57 @@ impl Cluster {
 
     /// Kills a part and starts it anew. The API server loses power together with its disk.
     pub async fn restart(&mut self, what: &str) -> Result<(), ClusterError> {
-        match what {
-            "scheduler" | "controllers" => {
-                if let Some(part) = self.parts.remove(what) {
-                    part.kill();
-                }
-                if what == "scheduler" { self.start_scheduler() } else { self.start_controllers() }
-                Ok(())
-            }
-            "apiserver" => self.power_loss().await,
-            other => Err(ClusterError::Unknown(format!("part: {other}"))),
+        if what == "apiserver" {
+            self.stop_server().await?;
+            return self.start_stored().await;
         }
+        self.elect(what, self.instances[component(what)?])
     }
 
-    async fn power_loss(&mut self) -> Result<(), ClusterError> {
-        if let Some(server) = self.gateway.current().take() {
+    /// The whole control plane is gone from one moment to the next.
+    pub async fn stop_control_plane(&mut self) -> Result<(), ClusterError> {
+        for part in std::mem::take(&mut self.parts).into_values() {
+            part.kill();
+        }
+        self.stop_server().await
+    }
+
+    /// The control plane comes back with what its disk kept.
+    pub async fn start_control_plane(&mut self) -> Result<(), ClusterError> {
+        self.start_stored().await?;
+        self.start_components();
+        Ok(())
+    }
+
+    async fn stop_server(&mut self) -> Result<(), ClusterError> {
+        if let Some(server) = self.network.set_server(None) {
             server.shutdown().cancel();
         }
         self.disk = self.disk.lose_power();
-        self.drain().await?;
+        self.drain().await
+    }
+
+    async fn start_stored(&mut self) -> Result<(), ClusterError> {
         self.store = open(&self.disk, self.seed)?;
         self.watch = self.store.watch("", self.seen).await?;
         self.start_server().await
+    }
+
+    /// What goes wrong by chance from now on.
+    pub fn set_faults(&self, faults: Faults) {
+        self.network.set_faults(faults);
+    }
+
+    /// Cuts a machine off from the control plane, or heals that. `all` is every machine.
+    pub fn partition(&self, node: &str, cut: bool) -> Result<(), ClusterError> {
+        let nodes: Vec<&String> = self.scripts.keys().filter(|name| node == "all" || *name == node).collect();
+        if nodes.is_empty() {
+            return Err(ClusterError::Unknown(format!("node: {node}")));
+        }
+        for name in nodes {
+            if cut { self.network.cut(name) } else { self.network.heal(name) }
+        }
+        Ok(())
     }
 
     /// Takes in what was committed before the power went, without waiting.
@@ -284,16 +340,47 @@ impl Cluster {
 
     /// Waits for the next single change of the store and takes it into account.
     pub async fn changed(&mut self) -> Result<(), ClusterError> {
-        match self.watch.next().await {
+        let event = tokio::select! {
+            biased;
+            Some(name) = self.dead.recv() => {
+                self.revive(&name);
+                return Ok(());
+            }
+            event = self.watch.next() => event,
+        };
+        match event {
             Some(event) => self.take(event?),
             None => std::future::pending().await,
         }
         Ok(())
     }
 
+    /// Starts anew what died at a write, unless that has been done already.
+    fn revive(&mut self, key: &str) {
+        let Some(part) = self.parts.remove(key) else { return };
+        if !part.alive.is_cancelled() {
+            self.parts.insert(key.to_owned(), part);
+            return;
+        }
+        part.kill();
+        let (name, number) = key.split_once('/').expect("components are numbered");
+        let name = component(name).expect("it was one when it was started");
+        self.start_component(name, number.parse().expect("components are numbered"));
+    }
+
     fn take(&mut self, event: store::Event) {
         self.seen = event.revision;
-        self.observer.see(self.started.elapsed().as_millis(), event.revision, &event.key, event.value.as_deref());
+        self.observer.see(
+            self.started.elapsed().as_millis(),
+            event.revision,
+            &event.key,
+            event.value.as_deref(),
+        );
+    }
+
+    /// What exists now is not new from here on.
+    pub fn mark(&mut self) {
+        self.observer.mark();
     }
 
     /// Looks at what is stored.
@@ -335,10 +422,24 @@ impl Cluster {
         }
         self.tasks.close();
         self.tasks.wait().await;
-        let server = self.gateway.current().take();
-        if let Some(server) = server {
+        if let Some(server) = self.network.set_server(None) {
             server.stop().await;
         }
+    }
+}
+
+fn component(what: &str) -> Result<&'static str, ClusterError> {
+    let known = COMPONENTS.into_iter().find(|name| *name == what);
+    known.ok_or_else(|| ClusterError::Unknown(format!("component: {what}")))
+}
+
+/// Runs a component until its context ends.
+async fn work(name: &'static str, context: Context) {
+    if name == "scheduler" {
+        scheduler::run(context).await;
+    } else {
+        let root_ca = "the cluster's CA".to_owned();
+        controllers::run(context, controllers::Config { root_ca, ..controllers::Config::default() }).await;
     }
 }
 

@@ -16,6 +16,9 @@ use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
+/// Between attempts to tell the API server something while it does not answer.
+const RETRY: Duration = Duration::from_secs(5);
+
 /// What a node has, and how its pods behave.
 #[derive(Clone, Debug)]
 pub struct NodeScript {
@@ -84,8 +87,13 @@ impl ScriptedKubelet {
         pods.on_change(move |change: component::informer::Change<'_, Pod>| {
             keys.add(ObjectKey::of(&**change.latest()));
         });
-        let kubelet =
-            Kubelet { context: context.clone(), script, pods, behaviour: behaviour.clone(), seen: Arc::default() };
+        let kubelet = Kubelet {
+            context: context.clone(),
+            script,
+            pods,
+            behaviour: behaviour.clone(),
+            seen: Arc::default(),
+        };
         let heart = kubelet.clone();
         let beating = alive.clone();
         context.tasks.spawn(async move {
@@ -141,11 +149,16 @@ impl Kubelet {
 
     async fn register(&self) -> kube::Result<()> {
         let nodes: Api<Node> = Api::all(self.context.client.clone());
-        if nodes.get_opt(&self.script.name).await?.is_none() {
-            let node = json!({
-                "metadata": {"name": self.script.name, "labels": self.labels()},
-            });
-            nodes.create(&PostParams::default(), &from(node)).await?;
+        match nodes.get_opt(&self.script.name).await? {
+            // Said already, and nobody has said otherwise since.
+            Some(node) if is_told(&node) => return Ok(()),
+            Some(_) => {}
+            None => {
+                let node = json!({
+                    "metadata": {"name": self.script.name, "labels": self.labels()},
+                });
+                nodes.create(&PostParams::default(), &from(node)).await?;
+            }
         }
         let now = k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(self.context.clock.now());
         let status = json!({"status": {
@@ -171,21 +184,25 @@ impl Kubelet {
         let leases: Api<Lease> = Api::namespaced(self.context.client.clone(), "kube-node-lease");
         let now = k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime(self.context.clock.now());
         let spec = json!({"holderIdentity": self.script.name, "leaseDurationSeconds": 40, "renewTime": now});
-        match leases.get_opt(&self.script.name).await? {
-            Some(_) => {
-                let patch = Patch::Merge(json!({"spec": spec}));
-                leases.patch(&self.script.name, &PatchParams::default(), &patch).await?;
-            }
-            None => {
+        let patch = Patch::Merge(json!({"spec": &spec}));
+        match leases.patch(&self.script.name, &PatchParams::default(), &patch).await {
+            Err(kube::Error::Api(status)) if status.code == 404 => {
                 let lease = json!({"metadata": {"name": self.script.name}, "spec": spec});
-                leases.create(&PostParams::default(), &from(lease)).await?;
+                leases.create(&PostParams::default(), &from(lease)).await.map(drop)
             }
+            renewed => renewed.map(drop),
         }
-        Ok(())
     }
 
-    /// Brings one pod one step further.
+    /// Brings one pod one step further; while nobody answers, again and again without ever growing slow.
     async fn sync(&self, key: &ObjectKey) -> Outcome {
+        match self.step(key).await {
+            Err(kube::Error::Service(_)) => Ok(Next::After(RETRY)),
+            outcome => outcome,
+        }
+    }
+
+    async fn step(&self, key: &ObjectKey) -> Outcome {
         let Some(pod) = self.pods.get(key) else { return Ok(Next::Done) };
         let uid = pod.metadata.uid.clone().unwrap_or_default();
         let now = tokio::time::Instant::now();
@@ -236,9 +253,13 @@ impl Kubelet {
         };
         let was = |kind: &str| {
             let conditions = known.conditions.as_deref().unwrap_or_default();
-            conditions.iter().find(|condition| condition.type_ == kind).map(|condition| condition.status == "True")
+            conditions
+                .iter()
+                .find(|condition| condition.type_ == kind)
+                .map(|condition| condition.status == "True")
         };
-        let told = known.container_statuses.as_ref().and_then(|all| all.first()).map(|first| first.restart_count);
+        let told =
+            known.container_statuses.as_ref().and_then(|all| all.first()).map(|first| first.restart_count);
         if was("Ready") == Some(ready) && told == Some(restarts) {
             return Ok(Next::Done);
         }
@@ -255,7 +276,7 @@ impl Kubelet {
         let mut behaviour = lock(&self.behaviour);
         behaviour.addresses += 1;
         let [high, low] = behaviour.addresses.to_be_bytes();
-        format!("10.{}.{high}.{low}", 100 + u16::from(self.script.number))
+        format!("10.{}.{high}.{low}", self.script.number)
     }
 
     fn status(&self, pod: &Pod, address: &str, ready: bool, restarts: i32) -> Value {
@@ -277,6 +298,12 @@ impl Kubelet {
             "containerStatuses": statuses,
         }})
     }
+}
+
+/// Whether the node is known to be ready.
+fn is_told(node: &Node) -> bool {
+    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
 /// Our own JSON as a typed object.

@@ -5,7 +5,9 @@
 //! the code that they check. Test-only; nothing here ships.
 
 pub mod cluster;
+pub mod faults;
 pub mod kubelet;
+mod laws;
 pub mod observer;
 pub mod run;
 pub mod scenario;

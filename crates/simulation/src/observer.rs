@@ -2,10 +2,11 @@
 //! nothing of the API server, the scheduler or the controllers.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
+use crate::laws::Laws;
 use crate::scenario::{Condition, Operator, Test};
 
 /// All stored objects by key, kept up to date from the store's events.
@@ -15,6 +16,12 @@ pub struct Observer {
     /// A running fingerprint of everything that happened, and when.
     trace: u64,
     changes: u64,
+    /// What must hold in every scenario.
+    laws: Laws,
+    /// Uids of the objects that existed at the last `mark`.
+    marked: BTreeSet<String>,
+    /// The key of the last change.
+    last: String,
 }
 
 impl Observer {
@@ -30,14 +37,31 @@ impl Observer {
         mix(&revision.to_le_bytes());
         mix(key.as_bytes());
         mix(value.unwrap_or(b"-"));
-        match value {
-            Some(bytes) => match serde_json::from_slice(bytes) {
-                Ok(object) => drop(self.objects.insert(key.to_owned(), object)),
-                // Allocations and the like are no objects; they count for the trace only.
-                Err(_) => drop(self.objects.remove(key)),
-            },
+        key.clone_into(&mut self.last);
+        // Allocations and the like are no objects; they count for the trace only.
+        let object: Option<Value> = value.and_then(|bytes| serde_json::from_slice(bytes).ok());
+        self.laws.see(key, object.as_ref());
+        match object {
+            Some(object) => drop(self.objects.insert(key.to_owned(), object)),
             None => drop(self.objects.remove(key)),
         }
+    }
+
+    /// The first law that was broken, in words.
+    pub fn broken(&self) -> Option<&str> {
+        self.laws.broken()
+    }
+
+    /// What exists now is not new from here on.
+    pub fn mark(&mut self) {
+        let uids = self.objects.values().filter_map(|object| object["metadata"]["uid"].as_str());
+        self.marked = uids.map(str::to_owned).collect();
+    }
+
+    /// Whether the last change can have changed what a condition says.
+    pub fn touched(&self, condition: &Condition) -> bool {
+        let below = self.last.strip_prefix("/registry/").and_then(|key| key.strip_prefix(condition.kind()));
+        below.is_some_and(|below| below.starts_with('/'))
     }
 
     /// A number that is the same for two runs in which the same things happened at the same times.
@@ -82,9 +106,13 @@ impl Observer {
                 }
                 None => (test.value == "null", format!("there is no {kind}/{name}")),
             },
-            Condition::Count { kind, labels, tests, operator, number } => {
+            Condition::Count { kind, labels, tests, new, operator, number } => {
+                let known = |object: &Value| {
+                    object["metadata"]["uid"].as_str().is_some_and(|uid| self.marked.contains(uid))
+                };
                 let count = self
                     .labelled(kind, labels)
+                    .filter(|(_, object)| !(*new && known(object)))
                     .filter(|(_, object)| tests.iter().all(|test| holds(field(object, &test.path), test)))
                     .count();
                 (ordered(*operator, count.cmp(number)), format!("there are {count}"))
@@ -124,7 +152,9 @@ fn holds(value: &Value, test: &Test) -> bool {
     let found = text(value);
     match (test.operator, value.as_f64(), test.value.parse::<f64>()) {
         (Operator::Contains, ..) => found.contains(&test.value),
-        (operator, Some(found), Ok(wanted)) => found.partial_cmp(&wanted).is_some_and(|order| ordered(operator, order)),
+        (operator, Some(found), Ok(wanted)) => {
+            found.partial_cmp(&wanted).is_some_and(|order| ordered(operator, order))
+        }
         // A counter that is zero is not written.
         (operator, None, Ok(wanted)) if value.is_null() => {
             0.0_f64.partial_cmp(&wanted).is_some_and(|order| ordered(operator, order))
@@ -151,8 +181,10 @@ mod tests {
     fn conditions_are_judged_on_what_is_stored() {
         let mut observer = Observer::default();
         let pod = |node: &str, ready: &str| {
-            format!(r#"{{"metadata":{{"labels":{{"app":"web"}}}},"spec":{{"nodeName":"{node}"}},
-                       "status":{{"conditions":[{{"type":"Ready","status":"{ready}"}}]}}}}"#)
+            format!(
+                r#"{{"metadata":{{"labels":{{"app":"web"}}}},"spec":{{"nodeName":"{node}"}},
+                       "status":{{"conditions":[{{"type":"Ready","status":"{ready}"}}]}}}}"#
+            )
         };
         observer.see(0, 1, "/registry/pods/default/a", Some(pod("n1", "True").as_bytes()));
         observer.see(0, 2, "/registry/pods/default/b", Some(pod("n2", "False").as_bytes()));

@@ -41,6 +41,8 @@ const KINDS: &[(&str, &str, &str, bool)] = &[
     ("namespaces", "Namespace", "/api/v1", false),
     ("apps/deployments", "Deployment", "/apis/apps/v1", true),
     ("apps/replicasets", "ReplicaSet", "/apis/apps/v1", true),
+    ("apps/statefulsets", "StatefulSet", "/apis/apps/v1", true),
+    ("apps/daemonsets", "DaemonSet", "/apis/apps/v1", true),
     ("policy/poddisruptionbudgets", "PodDisruptionBudget", "/apis/policy/v1", true),
     ("scheduling.k8s.io/priorityclasses", "PriorityClass", "/apis/scheduling.k8s.io/v1", false),
 ];
@@ -48,7 +50,10 @@ const KINDS: &[(&str, &str, &str, bool)] = &[
 /// Runs a scenario with one seed, from an empty cluster, on a runtime of its own.
 pub fn run(scenario: &Scenario, seed: u64) -> Result<Report, Failed> {
     let mut builder = tokio::runtime::Builder::new_current_thread();
-    builder.enable_time().start_paused(true).rng_seed(tokio::runtime::RngSeed::from_bytes(&seed.to_le_bytes()));
+    builder
+        .enable_time()
+        .start_paused(true)
+        .rng_seed(tokio::runtime::RngSeed::from_bytes(&seed.to_le_bytes()));
     let runtime = builder.build().expect("a runtime without I/O needs nothing that can be missing");
     runtime.block_on(async {
         let start = tokio::time::Instant::now();
@@ -75,7 +80,20 @@ impl Run {
             Step::Node(node) => self.cluster.add_node(node.clone()),
             Step::PowerOff(node) => self.cluster.power_off(node).map_err(words)?,
             Step::PowerOn(node) => self.cluster.power_on(node).map_err(words)?,
-            Step::Apply(manifest) => self.apply(manifest).await?,
+            Step::Partition(node) => self.cluster.partition(node, true).map_err(words)?,
+            Step::Heal(node) => self.cluster.partition(node, false).map_err(words)?,
+            Step::StopControlPlane => self.cluster.stop_control_plane().await.map_err(words)?,
+            Step::StartControlPlane => self.cluster.start_control_plane().await.map_err(words)?,
+            Step::Elect(what, count) => self.cluster.elect(what, *count).map_err(words)?,
+            Step::KillLeader(what) => self.cluster.kill_leader(what).map_err(words)?,
+            Step::Faults(faults) => self.cluster.set_faults(*faults),
+            Step::Drain(time, nodes) => self.drain(*time, nodes).await?,
+            Step::Mark => self.cluster.mark(),
+            Step::Apply(manifest, count) => {
+                for number in 1..=*count {
+                    self.apply(&manifest.replace("$N", &number.to_string())).await?;
+                }
+            }
             Step::Patch(kind, name, json) => self.patch(kind, name, json).await?,
             Step::Delete(kind, name, propagation) => self.delete(kind, name, propagation.as_deref()).await?,
             Step::DeleteFirst(kind, selector) => self.delete_first(kind, selector).await?,
@@ -86,12 +104,15 @@ impl Run {
             Step::Always(condition) => self.always.push(condition.clone()),
             Step::Forget => self.always.clear(),
         }
-        self.check()
+        self.check(|_| true)
     }
 
-    /// What must always hold, holds.
-    fn check(&self) -> Result<(), String> {
-        for condition in &self.always {
+    /// What must always hold, holds: of the scenario's conditions, those that are `due`.
+    fn check(&self, due: impl Fn(&Condition) -> bool) -> Result<(), String> {
+        if let Some(broken) = self.cluster.observe(|observer| observer.broken().map(str::to_owned)) {
+            return Err(format!("a law was broken: {broken}"));
+        }
+        for condition in self.always.iter().filter(|condition| due(condition)) {
             let (holds, found) = self.cluster.observe(|observer| observer.judge(condition));
             if !holds {
                 return Err(format!("must always hold: {condition:?}, but {found}"));
@@ -102,25 +123,82 @@ impl Run {
 
     async fn wait(&mut self, time: Duration, condition: &Condition) -> Result<(), String> {
         let deadline = tokio::time::Instant::now() + time;
+        let judge = |run: &Self| run.cluster.observe(|observer| observer.judge(condition));
+        let mut judged = judge(self);
+        while !judged.0 {
+            if !self.change_before(deadline).await? {
+                return Err(format!("not within {time:?}: {condition:?}; {}", judged.1));
+            }
+            if self.touched(condition) {
+                judged = judge(self);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the last change can have changed what a condition says.
+    fn touched(&self, condition: &Condition) -> bool {
+        self.cluster.observe(|observer| observer.touched(condition))
+    }
+
+    /// Takes in the next change and checks what must always hold; `false` if none came in time.
+    async fn change_before(&mut self, deadline: tokio::time::Instant) -> Result<bool, String> {
+        let Ok(change) = tokio::time::timeout_at(deadline, self.cluster.changed()).await else {
+            return Ok(false);
+        };
+        change.map_err(words)?;
+        self.check(|condition| self.touched(condition))?;
+        Ok(true)
+    }
+
+    /// As `kubectl drain` does it: evicts at once whatever is there, again every few seconds while budgets refuse.
+    async fn drain(&mut self, time: Duration, nodes: &[String]) -> Result<(), String> {
+        let deadline = tokio::time::Instant::now() + time;
+        for node in nodes {
+            self.patch("nodes", node, r#"{"spec": {"unschedulable": true}}"#).await?;
+        }
         loop {
-            let (holds, found) = self.cluster.observe(|observer| observer.judge(condition));
-            if holds {
+            let left: Vec<(String, bool)> = self.cluster.observe(|observer| {
+                let here = |pod: &Value| nodes.iter().any(|node| pod["spec"]["nodeName"] == node.as_str());
+                let daemon = |pod: &Value| pod["metadata"]["ownerReferences"][0]["kind"] == "DaemonSet";
+                let pods = observer.of_kind("pods").filter(|(_, pod)| here(pod) && !daemon(pod));
+                pods.map(|(_, pod)| {
+                    let meta = &pod["metadata"];
+                    (
+                        meta["name"].as_str().unwrap_or_default().to_owned(),
+                        meta["deletionTimestamp"].is_null(),
+                    )
+                })
+                .collect()
+            });
+            if left.is_empty() {
                 return Ok(());
             }
-            match tokio::time::timeout_at(deadline, self.cluster.changed()).await {
-                Ok(change) => change.map_err(words)?,
-                Err(_) => return Err(format!("not within {time:?}: {condition:?}; {found}")),
+            if tokio::time::Instant::now() >= deadline {
+                return Err(format!("not drained within {time:?}: {left:?}"));
             }
-            self.check()?;
+            let stay = left.iter().filter(|(_, stays)| *stays).map(|(name, _)| self.evict(name));
+            for evicted in futures::future::join_all(stay).await {
+                evicted?;
+            }
+            let pause = (tokio::time::Instant::now() + Duration::from_secs(5)).min(deadline);
+            while self.change_before(pause).await? {}
+        }
+    }
+
+    async fn evict(&self, name: &str) -> Result<(), String> {
+        let eviction =
+            serde_json::json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name}});
+        let path = format!("{}/eviction", path("pods", Some(name))?);
+        match self.cluster.request("POST", &path, None, eviction.to_string().into_bytes()).await {
+            Ok(()) | Err(ClusterError::Api { code: 404 | 429, .. }) => Ok(()),
+            Err(error) => Err(format!("eviction of {name}: {error}")),
         }
     }
 
     async fn pass(&mut self, time: Duration) -> Result<(), String> {
         let deadline = tokio::time::Instant::now() + time;
-        while let Ok(change) = tokio::time::timeout_at(deadline, self.cluster.changed()).await {
-            change.map_err(words)?;
-            self.check()?;
-        }
+        while self.change_before(deadline).await? {}
         Ok(())
     }
 
@@ -183,7 +261,10 @@ impl Run {
                 .labelled("pods", &labels)
                 .map(|(_, pod)| {
                     let meta = &pod["metadata"];
-                    (text(&pod["spec"]["nodeName"]), ObjectKey::new(text(&meta["namespace"]), text(&meta["name"])))
+                    (
+                        text(&pod["spec"]["nodeName"]),
+                        ObjectKey::new(text(&meta["namespace"]), text(&meta["name"])),
+                    )
                 })
                 .collect()
         });

@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::faults::Faults;
 use crate::kubelet::NodeScript;
 
 /// A parsed scenario.
@@ -25,8 +26,26 @@ pub enum Step {
     PowerOff(String),
     /// `power-on NODE`
     PowerOn(String),
-    /// `apply`, followed by an indented manifest of one or more documents.
-    Apply(String),
+    /// `partition NODE|all`: the machine runs on and reaches nobody.
+    Partition(String),
+    /// `heal NODE|all`
+    Heal(String),
+    /// `stop control-plane`: API server, scheduler and controllers are gone from one moment to the next.
+    StopControlPlane,
+    /// `start control-plane`
+    StartControlPlane,
+    /// `elect controllers|scheduler COUNT`: so many instances of which one leads.
+    Elect(String, usize),
+    /// `kill-leader controllers|scheduler`
+    KillLeader(String),
+    /// `faults [drop=1%] [lose=1%] [crash=1%] [delay=2s]` or `faults off`
+    Faults(Faults),
+    /// `drain TIME NODE[,NODE…]`: cordons the nodes and evicts their pods until none is left.
+    Drain(Duration, Vec<String>),
+    /// `mark`: what exists now is not new.
+    Mark,
+    /// `apply [COUNT]`, followed by an indented manifest of one or more documents; `$N` in it counts from 1.
+    Apply(String, usize),
     /// `patch KIND NAME JSON`: a merge patch.
     Patch(String, String, String),
     /// `delete KIND NAME [background|foreground|orphan]`
@@ -70,7 +89,7 @@ pub enum Condition {
         /// What is compared.
         test: Test,
     },
-    /// `count KIND [SELECTOR] [where PATH OPERATOR VALUE [and …]] is OPERATOR NUMBER`
+    /// `count|new KIND [SELECTOR] [where PATH OPERATOR VALUE [and …]] is OPERATOR NUMBER`
     Count {
         /// Plural, with group if it has one.
         kind: String,
@@ -78,6 +97,8 @@ pub enum Condition {
         labels: BTreeMap<String, String>,
         /// What else is so of them.
         tests: Vec<Test>,
+        /// Only those that came after the last `mark`.
+        new: bool,
         /// How many there are.
         operator: Operator,
         /// Compared with this.
@@ -119,6 +140,15 @@ pub struct Malformed {
     what: String,
 }
 
+impl Condition {
+    /// The kind that it is about.
+    pub fn kind(&self) -> &str {
+        match self {
+            Self::Field { kind, .. } | Self::Count { kind, .. } => kind,
+        }
+    }
+}
+
 impl FromStr for Scenario {
     type Err = Malformed;
 
@@ -134,11 +164,17 @@ impl FromStr for Scenario {
                 [] => {}
                 [comment, ..] if comment.starts_with('#') => {}
                 ["seeds", range] => {
-                    let (first, last) = range.split_once("..").ok_or_else(|| malformed("seeds FIRST..LAST".into()))?;
+                    let (first, last) =
+                        range.split_once("..").ok_or_else(|| malformed("seeds FIRST..LAST".into()))?;
                     let parse = |text: &str| text.parse().map_err(|_| malformed(format!("no seed: {text}")));
                     scenario.seeds = parse(first)?..=parse(last)?;
                 }
-                ["apply"] => {
+                ["apply", count @ ..] => {
+                    let count = match count {
+                        [] => 1,
+                        [count] => count.parse().map_err(|_| malformed(format!("no number: {count}")))?,
+                        _ => return Err(malformed("apply [COUNT]".to_owned())),
+                    };
                     let mut manifest = String::new();
                     while let Some((_, line)) =
                         lines.next_if(|(_, line)| line.starts_with("  ") || line.trim().is_empty())
@@ -146,12 +182,20 @@ impl FromStr for Scenario {
                         manifest.push_str(line.strip_prefix("  ").unwrap_or(line));
                         manifest.push('\n');
                     }
-                    scenario.steps.push((number, Step::Apply(manifest)));
+                    scenario.steps.push((number, Step::Apply(manifest, count)));
                 }
                 ["node", name, settings @ ..] => {
                     nodes += 1;
                     let node = node(name, nodes, settings).map_err(malformed)?;
                     scenario.steps.push((number, Step::Node(node)));
+                }
+                ["nodes", prefix, count, settings @ ..] => {
+                    let count: usize = count.parse().map_err(|_| malformed(format!("no number: {count}")))?;
+                    for index in 1..=count {
+                        nodes += 1;
+                        let node = node(&format!("{prefix}{index}"), nodes, settings).map_err(malformed)?;
+                        scenario.steps.push((number, Step::Node(node)));
+                    }
                 }
                 words => scenario.steps.push((number, step(words, line).map_err(malformed)?)),
             }
@@ -160,7 +204,8 @@ impl FromStr for Scenario {
     }
 }
 
-fn node(name: &str, number: u8, settings: &[&str]) -> Result<NodeScript, String> {
+fn node(name: &str, number: usize, settings: &[&str]) -> Result<NodeScript, String> {
+    let number = u8::try_from(number).map_err(|_| "no more than 255 nodes")?;
     let mut node = NodeScript {
         name: name.to_owned(),
         capacity: [("cpu", "4"), ("memory", "8Gi"), ("pods", "110")]
@@ -191,7 +236,8 @@ fn step(words: &[&str], line: &str) -> Result<Step, String> {
         ["power-off", node] => Step::PowerOff(own(node)),
         ["power-on", node] => Step::PowerOn(own(node)),
         ["patch", kind, name, ..] => {
-            let json = line.find('{').map(|start| line[start..].to_owned()).ok_or("patch KIND NAME {JSON}")?;
+            let json =
+                line.find('{').map(|start| line[start..].to_owned()).ok_or("patch KIND NAME {JSON}")?;
             Step::Patch(own(kind), own(name), json)
         }
         ["delete", kind, name] => Step::Delete(own(kind), own(name), None),
@@ -200,6 +246,18 @@ fn step(words: &[&str], line: &str) -> Result<Step, String> {
         ["crash", selector] => Step::Pods(PodFault::Crash, own(selector)),
         ["unready", selector] => Step::Pods(PodFault::Unready, own(selector)),
         ["ready", selector] => Step::Pods(PodFault::Ready, own(selector)),
+        ["partition", node] => Step::Partition(own(node)),
+        ["heal", node] => Step::Heal(own(node)),
+        ["stop", "control-plane"] => Step::StopControlPlane,
+        ["start", "control-plane"] => Step::StartControlPlane,
+        ["elect", what, count] => {
+            Step::Elect(own(what), count.parse().map_err(|_| format!("not a number: {count}"))?)
+        }
+        ["kill-leader", what] => Step::KillLeader(own(what)),
+        ["faults", "off"] => Step::Faults(Faults::default()),
+        ["faults", settings @ ..] => Step::Faults(faults(settings)?),
+        ["drain", time, nodes] => Step::Drain(duration(time)?, nodes.split(',').map(str::to_owned).collect()),
+        ["mark"] => Step::Mark,
         ["pass", time] => Step::Pass(duration(time)?),
         ["restart", what @ ("controllers" | "scheduler" | "apiserver")] => Step::Restart(own(what)),
         ["wait", time, condition @ ..] => Step::Wait(duration(time)?, self::condition(condition)?),
@@ -209,12 +267,35 @@ fn step(words: &[&str], line: &str) -> Result<Step, String> {
     })
 }
 
+fn faults(settings: &[&str]) -> Result<Faults, String> {
+    let mut faults = Faults::default();
+    for setting in settings {
+        let wrong = || format!("drop=1%, lose=1%, crash=1% or delay=2s, not {setting}");
+        let (key, value) = setting.split_once('=').ok_or_else(wrong)?;
+        if key == "delay" {
+            faults.delay = duration(value)?;
+            continue;
+        }
+        let percent: f64 = value.strip_suffix('%').and_then(|value| value.parse().ok()).ok_or_else(wrong)?;
+        let probability = percent / 100.0;
+        match key {
+            "drop" => faults.drop = probability,
+            "lose" => faults.lose = probability,
+            "crash" => faults.crash = probability,
+            _ => return Err(wrong()),
+        }
+    }
+    Ok(faults)
+}
+
 fn condition(words: &[&str]) -> Result<Condition, String> {
     match words {
-        ["get", kind, name, test @ ..] => {
-            Ok(Condition::Field { kind: (*kind).to_owned(), name: (*name).to_owned(), test: self::test(test)? })
-        }
-        ["count", kind, rest @ .., "is", operator, number] => {
+        ["get", kind, name, test @ ..] => Ok(Condition::Field {
+            kind: (*kind).to_owned(),
+            name: (*name).to_owned(),
+            test: self::test(test)?,
+        }),
+        [count @ ("count" | "new"), kind, rest @ .., "is", operator, number] => {
             let number = number.parse().map_err(|_| format!("not a number: {number}"))?;
             let operator = self::operator(operator)?;
             let (selector, tests) = match rest {
@@ -226,7 +307,8 @@ fn condition(words: &[&str]) -> Result<Condition, String> {
             };
             let tests = tests.split(|word| *word == "and").filter(|words| !words.is_empty());
             let tests = tests.map(self::test).collect::<Result<_, _>>()?;
-            Ok(Condition::Count { kind: (*kind).to_owned(), labels: labels(selector)?, tests, operator, number })
+            let (kind, labels, new) = ((*kind).to_owned(), labels(selector)?, *count == "new");
+            Ok(Condition::Count { kind, labels, tests, new, operator, number })
         }
         _ => Err(format!("no such condition: {}", words.join(" "))),
     }
@@ -284,17 +366,57 @@ mod tests {
             .parse()
             .unwrap();
         assert_eq!(scenario.seeds, 3..=5);
-        let [(_, Step::Node(node)), (_, Step::Apply(manifest)), (8, Step::Wait(time, condition)), (_, Step::Patch(_, _, json))] =
-            scenario.steps.as_slice()
+        let [
+            (_, Step::Node(node)),
+            (_, Step::Apply(manifest, 1)),
+            (8, Step::Wait(time, condition)),
+            (_, Step::Patch(_, _, json)),
+        ] = scenario.steps.as_slice()
         else {
             panic!("{:?}", scenario.steps)
         };
-        assert_eq!((node.capacity["cpu"].as_str(), node.start.as_secs(), node.labels["zone"].as_str()), ("2", 5, "a"));
+        assert_eq!(
+            (node.capacity["cpu"].as_str(), node.start.as_secs(), node.labels["zone"].as_str()),
+            ("2", 5, "a")
+        );
         assert_eq!(manifest, "kind: Pod\n\na: b\n");
         assert_eq!(time.as_secs(), 60);
         assert_eq!(json, r#"{"spec": {"replicas": 5}}"#);
-        let Condition::Count { tests, number: 3, operator: Operator::AtLeast, .. } = condition else { panic!() };
+        let Condition::Count { tests, number: 3, operator: Operator::AtLeast, .. } = condition else {
+            panic!()
+        };
         assert_eq!(tests.len(), 2);
+    }
+
+    #[test]
+    fn faults_and_many_read_as_written() {
+        let scenario: Scenario =
+            "nodes n 3\nfaults drop=1% crash=0.5% delay=2s\nfaults off\ndrain 5m n1,n2\nalways new pods app=a is = 0\n\
+             apply 3\n  a: $N\n"
+                .parse()
+                .unwrap();
+        let steps: Vec<&Step> = scenario.steps.iter().map(|(_, step)| step).collect();
+        let [
+            Step::Node(_),
+            Step::Node(_),
+            Step::Node(third),
+            Step::Faults(faults),
+            Step::Faults(off),
+            rest @ ..,
+        ] = steps.as_slice()
+        else {
+            panic!("{steps:?}")
+        };
+        assert_eq!((third.name.as_str(), third.number), ("n3", 3));
+        assert_eq!((faults.drop, faults.crash, faults.lose), (0.01, 0.005, 0.0));
+        assert_eq!((faults.delay.as_secs(), *off), (2, Faults::default()));
+        let [Step::Drain(_, nodes), Step::Always(Condition::Count { new: true, .. }), Step::Apply(_, 3)] =
+            rest
+        else {
+            panic!("{rest:?}")
+        };
+        assert_eq!(nodes, &["n1", "n2"]);
+        assert!("faults often=1%".parse::<Scenario>().is_err());
     }
 
     #[test]

@@ -16,16 +16,25 @@ macro_rules! scenarios {
 }
 
 scenarios! {
+    control_plane_away,
     controllers_die,
+    crowd,
     deployment,
+    drain,
+    drain_with_faults,
+    faults,
     garbage,
+    leader_killed,
     namespaces,
     node_dies,
+    node_replaced,
+    part_of_a_zone,
     power_loss,
     rolling_update,
     scheduling,
     stuck_update,
     taints,
+    zones_go_silent,
 }
 
 fn folder() -> PathBuf {
@@ -38,15 +47,40 @@ fn read(test: &str) -> Scenario {
     text.parse().unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
+/// How many times as many seeds as a scenario names: `make soak` says 20 and so runs 40 times as many.
+fn factor() -> u64 {
+    std::env::var("SKIFF_SOAK")
+        .map_or(1, |factor| factor.parse::<u64>().expect("SKIFF_SOAK is a number") * SOAK)
+}
+
+const SOAK: u64 = 2;
+
 fn all_seeds(test: &str) {
     let scenario = read(test);
-    let factor: u64 = std::env::var("SKIFF_SOAK").map_or(1, |factor| factor.parse().expect("SKIFF_SOAK is a number"));
     let (first, last) = (*scenario.seeds.start(), *scenario.seeds.end());
-    for seed in first..first + (last - first + 1) * factor {
+    for seed in first..first + (last - first + 1) * factor() {
         if let Err(failed) = run(&scenario, seed) {
             panic!("{test}: {failed}");
         }
     }
+}
+
+/// 200 nodes and 10,000 pods.
+#[test]
+#[ignore = "takes minutes; `make soak` runs it"]
+fn a_large_crowd() {
+    let text = std::fs::read_to_string(folder().join("large/crowd.txt")).expect("the scenario is there");
+    let scenario: Scenario = text.parse().unwrap_or_else(|error| panic!("{error}"));
+    if let Err(failed) = run(&scenario, 1) {
+        panic!("{failed}");
+    }
+}
+
+#[test]
+fn enough_seeds_are_run() {
+    let seeds: u64 = ALL.iter().map(|test| read(test).seeds.count() as u64).sum();
+    assert!(seeds >= 30, "make check runs {seeds}");
+    assert!(seeds * 20 * SOAK >= 3000, "make soak runs {}", seeds * 20 * SOAK);
 }
 
 #[test]

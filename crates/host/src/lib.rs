@@ -5,6 +5,10 @@
 
 pub mod cgroup;
 pub mod files;
+pub mod iptables;
+pub mod links;
+pub mod machines;
+pub mod memory;
 pub mod mount;
 pub mod network;
 pub mod nft;

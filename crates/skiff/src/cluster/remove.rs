@@ -1,0 +1,60 @@
+//! The end of a cluster. Whatever there is of it is looked for, so that it does not matter how far its making got.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use host::cgroup::Hierarchy;
+use host::mount::{LinuxMounts, unmount_under};
+use host::process::Identity;
+
+use super::layout::Layout;
+use super::nodes;
+
+/// The kernel lets go of a cgroup a moment after its last process: between attempts, and in all.
+const LET_GO: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(20));
+
+/// Ends and removes everything; nothing happens to a cluster that is not there.
+pub async fn remove(layout: &Layout) -> Result<()> {
+    for process in processes(layout)? {
+        process.kill().context("cannot end a process of the cluster")?;
+    }
+    // Making a node may have gone on until its maker was ended: look again.
+    for process in processes(layout)? {
+        process.kill().context("cannot end a process of the cluster")?;
+        nodes::gone(process, "a process of the cluster").await?;
+    }
+    remove_cgroups(layout).await?;
+    unmount_under(&LinuxMounts, &layout.folder)
+        .context("cannot unmount what is below the cluster's folder")?;
+    match std::fs::remove_dir_all(&layout.folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", layout.folder.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The switch, the nodes' first processes, and what started them. Everything else ends with these.
+fn processes(layout: &Layout) -> Result<Vec<Identity>> {
+    let folder = layout.folder.to_string_lossy();
+    let is = |words: &[String]| {
+        words.windows(3).any(|three| {
+            three[0] == "cluster"
+                && matches!(three[1].as_str(), "run-node" | "run-switch")
+                && three[2] == folder
+        })
+    };
+    host::machines::find(is).context("cannot read /proc")
+}
+
+async fn remove_cgroups(layout: &Layout) -> Result<()> {
+    let Ok(hierarchy) = Hierarchy::detect() else { return Ok(()) };
+    let group = layout.cgroup();
+    let end = tokio::time::Instant::now() + LET_GO.1;
+    loop {
+        match hierarchy.remove(&group) {
+            Err(_) if tokio::time::Instant::now() < end => tokio::time::sleep(LET_GO.0).await,
+            outcome => return outcome.with_context(|| format!("cannot remove the cgroup {group}")),
+        }
+    }
+}

@@ -36,12 +36,20 @@ fn main() {
         if let Some(required) = schema.get_mut("required").and_then(Value::as_array_mut) {
             required.retain(|field| field != "metadata");
         }
+        describe_metadata(schema);
         let texts = take_descriptions(schema);
         structure.push_str(&format!("{}\n", json!([name, schema])));
         descriptions.push_str(&format!("{}\n", json!([name, texts])));
     }
     write_compressed(&out.join("structure.jsonl.z"), &structure);
     write_compressed(&out.join("descriptions.jsonl.z"), &descriptions);
+}
+
+/// Upstream says nothing about the metadata of a few kinds.
+fn describe_metadata(schema: &mut Value) {
+    if let Some(metadata) = schema.pointer_mut("/properties/metadata").and_then(Value::as_object_mut) {
+        metadata.entry("description").or_insert_with(|| "Name, labels and the like of the object.".into());
+    }
 }
 
 fn generate() -> Definitions {
@@ -63,14 +71,17 @@ fn core_roots(generator: &mut SchemaGenerator) {
 }
 
 fn group_roots(generator: &mut SchemaGenerator) {
-    use api::{apps, authentication, authorization, autoscaling, batch, coordination, discovery, events};
+    use api::{
+        apps, authentication, authorization, autoscaling, batch, certificates, coordination, discovery,
+        events,
+    };
     use api::{networking, node, policy, rbac, scheduling, storage};
     roots!(generator; apps::v1::ControllerRevision, apps::v1::DaemonSet, apps::v1::Deployment,
         apps::v1::ReplicaSet, apps::v1::StatefulSet, autoscaling::v1::Scale, batch::v1::CronJob, batch::v1::Job,
         authentication::v1::SelfSubjectReview, authentication::v1::TokenRequest, authentication::v1::TokenReview,
         authorization::v1::LocalSubjectAccessReview, authorization::v1::SelfSubjectAccessReview,
         authorization::v1::SelfSubjectRulesReview, authorization::v1::SubjectAccessReview,
-        coordination::v1::Lease, discovery::v1::EndpointSlice, events::v1::Event);
+        certificates::v1::CertificateSigningRequest, coordination::v1::Lease, discovery::v1::EndpointSlice, events::v1::Event);
     roots!(generator; networking::v1::IPAddress, networking::v1::Ingress, networking::v1::IngressClass,
         networking::v1::NetworkPolicy, networking::v1::ServiceCIDR, node::v1::RuntimeClass,
         policy::v1::Eviction, policy::v1::PodDisruptionBudget,

@@ -8,6 +8,7 @@ mod apps;
 pub mod at;
 mod batch;
 mod catalog;
+mod certificates;
 mod check;
 mod core;
 mod entry;
@@ -34,6 +35,7 @@ fn entries(arena: &Arc<Arena>) -> Vec<Resource> {
     all.extend(groups::authentication(arena));
     all.extend(groups::authorization(arena));
     all.extend(batch::entries(arena));
+    all.extend(certificates::entries(arena));
     all.extend(networking::entries(arena));
     all.extend(groups::policy(arena));
     all.extend(rbac::entries(arena));

@@ -112,6 +112,11 @@ impl Resource {
             .chain(self.selectable.iter().map(|entry| &*entry.field))
     }
 
+    /// The part of the object that a subresource of this name changes.
+    pub fn part(&self, subresource: &str) -> Option<&'static Part> {
+        self.rules.parts.iter().find(|part| part.name == subresource)
+    }
+
     /// The subresource of this name, `status` and `scale` included.
     pub fn has_subresource(&self, name: &str) -> bool {
         match name {
@@ -333,6 +338,19 @@ pub struct Rules {
     pub graceful_delete: Option<fn(object: &Value, requested: Option<i64>) -> i64>,
     /// What happens to dependents by default.
     pub propagation: Propagation,
+    /// Subresources other than `status` through which a part of the object itself is changed, such as `approval`.
+    pub parts: &'static [Part],
+}
+
+/// A subresource that shows the whole object and lets a part of it be changed.
+#[derive(Clone, Copy, Debug)]
+pub struct Part {
+    /// Its name in paths, such as `approval`; the catalogue entry lists it with the object's own kind.
+    pub name: &'static str,
+    /// Resets what clients may not change through it.
+    pub prepare: fn(new: &mut Value, old: &Value),
+    /// Checks a change through it.
+    pub validate: fn(new: &Value, old: &Value, &mut Errors),
 }
 
 impl Default for Rules {
@@ -352,6 +370,7 @@ impl Default for Rules {
             allow_unconditional_update: true,
             graceful_delete: None,
             propagation: Propagation::Background,
+            parts: &[],
         }
     }
 }

@@ -10,7 +10,7 @@ use api_machinery::status::ApiError;
 use async_trait::async_trait;
 use serde_json::Value;
 
-use crate::admission::Admission;
+use crate::admission::{Admission, certificates};
 use crate::authn::{AUTHENTICATED, Authenticator, account_user};
 use crate::authz::{Authorizer, escalation};
 use crate::limits::{FlowControl, Limits};
@@ -44,9 +44,9 @@ impl ClusterGate {
     pub fn new(config: GateConfig, lookup: Arc<dyn Lookup>) -> ClusterGate {
         let GateConfig { clock, entropy, tokens, limits } = config;
         ClusterGate {
-            authenticator: Authenticator { lookup: lookup.clone(), tokens, clock },
+            authenticator: Authenticator { lookup: lookup.clone(), tokens, clock: clock.clone() },
             authorizer: Authorizer::new(lookup.clone()),
-            admission: Admission { lookup, entropy },
+            admission: Admission { lookup, entropy, clock },
             flow: FlowControl::new(limits),
         }
     }
@@ -93,6 +93,7 @@ impl Gate for ClusterGate {
 
     async fn check(&self, request: &AdmissionRequest<'_>) -> Result<Vec<String>, ApiError> {
         escalation::check(&self.authorizer, request).await?;
+        certificates::check(&self.authorizer, request).await?;
         self.admission.check(request).await
     }
 

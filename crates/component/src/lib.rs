@@ -8,6 +8,7 @@ pub mod controller;
 pub mod events;
 pub mod freshness;
 pub mod health;
+pub mod identity;
 pub mod informer;
 mod key;
 pub mod lease;

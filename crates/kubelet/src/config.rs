@@ -3,17 +3,17 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use component::identity::Identity;
 use k8s_openapi::api::core::v1::Taint;
 
-/// Certificates of the kubelet's server, PEM.
+/// Certificates of the kubelet's server.
 #[derive(Clone)]
 pub struct ServerTls {
-    /// Its certificate chain.
-    pub certificate: Vec<u8>,
-    /// Its key.
-    pub key: Vec<u8>,
-    /// Who signs the certificates of its clients.
+    /// Its certificate, which may come and be replaced while the server runs.
+    pub identity: Arc<Identity>,
+    /// Who signs the certificates of its clients, PEM.
     pub client_ca: Vec<u8>,
     /// Names (CN) of clients that may ask anything. Everybody else is refused.
     pub clients: Vec<String>,

@@ -2,6 +2,7 @@
 //!
 //! Plugins read other objects through `Lookup` and change nothing but the object in front of them.
 
+pub mod certificates;
 mod default_storage_class;
 mod default_toleration_seconds;
 mod namespace_lifecycle;
@@ -13,6 +14,7 @@ mod taint_nodes_by_condition;
 use std::fmt::Display;
 use std::sync::Arc;
 
+use api_machinery::clock::Clock;
 use api_machinery::entropy::Entropy;
 use api_machinery::meta;
 use api_machinery::status::ApiError;
@@ -26,6 +28,8 @@ pub struct Admission {
     pub lookup: Arc<dyn Lookup>,
     /// Names of volumes.
     pub entropy: Entropy,
+    /// The time.
+    pub clock: Clock,
 }
 
 impl Admission {
@@ -39,6 +43,7 @@ impl Admission {
         priority::admit(lookup, request).await?;
         default_toleration_seconds::admit(request);
         default_storage_class::admit(lookup, request).await?;
+        certificates::admit(&self.clock, request);
         Ok(Vec::new())
     }
 

@@ -1,7 +1,8 @@
-//! Authentication: client certificates, then tokens of service accounts; whoever shows neither is anonymous, and only
+//! Authentication: client certificates, then bootstrap tokens and tokens of service accounts; whoever shows neither is anonymous, and only
 //! where anonymous requests make sense. Headers by which a proxy would vouch for somebody are not looked at.
 
 mod bearer;
+mod bootstrap_token;
 mod certificate;
 mod impersonate;
 
@@ -22,7 +23,9 @@ pub const AUTHENTICATED: &str = "system:authenticated";
 /// Everybody who is nobody.
 pub const UNAUTHENTICATED: &str = "system:unauthenticated";
 /// Where one may be nobody; what is allowed there is still for the authorizers to say.
-const ANONYMOUS_PATHS: [&str; 5] = ["/healthz", "/livez", "/readyz", "/version", "/version/"];
+const ANONYMOUS_PATHS: [&str; 6] = ["/healthz", "/livez", "/readyz", "/version", "/version/", CLUSTER_INFO];
+/// By which a node that wants to join learns which cluster it is.
+const CLUSTER_INFO: &str = "/api/v1/namespaces/kube-public/configmaps/cluster-info";
 
 /// What authentication works with.
 pub struct Authenticator {
@@ -49,7 +52,10 @@ impl Authenticator {
             return Ok(user);
         }
         match bearer::token(request.headers.get(AUTHORIZATION)) {
-            Some(token) => bearer::user(self, token).await,
+            Some(token) => match bootstrap_token::parse(token) {
+                Some((id, secret)) => bootstrap_token::user(self, id, secret).await,
+                None => bearer::user(self, token).await,
+            },
             None if ANONYMOUS_PATHS.contains(&request.uri.path()) => {
                 Ok(UserInfo::new(ANONYMOUS, &[UNAUTHENTICATED]))
             }

@@ -233,6 +233,11 @@ fn alternative(name: &str) -> Result<SanType, rcgen::Error> {
 }
 
 impl Authority {
+    /// The CA's key as PEM.
+    pub fn key_pem(&self) -> String {
+        self.credential.key_pem()
+    }
+
     /// The CA's certificate as PEM.
     pub fn certificate_pem(&self) -> &str {
         &self.credential.certificate_pem

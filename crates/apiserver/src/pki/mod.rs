@@ -204,6 +204,11 @@ impl Pki {
         self.authority.certificate_pem()
     }
 
+    /// The CA's key as PEM, for the controller that signs what nodes ask for.
+    pub fn ca_key(&self) -> String {
+        self.authority.key_pem()
+    }
+
     /// The CA's certificate: signs servers and clients alike.
     pub fn authorities(&self) -> [CertificateDer<'static>; 1] {
         [self.authority.certificate().clone()]

@@ -3,6 +3,7 @@
 //! Roles are tables of text beside this file. The sums `admin`, `edit` and `view` are filled in here; what users add
 //! to them with labels is an aggregation controller's to do, which reads the same labels.
 
+mod join;
 mod table;
 
 use api_machinery::meta;
@@ -48,6 +49,7 @@ pub fn objects() -> Vec<Value> {
         objects.push(role(entry));
         objects.extend(entry.subjects.as_ref().map(|subjects| binding(entry, subjects)));
     }
+    objects.extend(join::objects());
     objects.extend(priority_classes());
     objects
 }

@@ -19,6 +19,8 @@ pub enum Lens {
     Bind,
     /// `/finalize` of a namespace: `spec.finalizers` only.
     Finalize,
+    /// A subresource by which a part of the object is changed, by its name.
+    Part(&'static str),
 }
 
 impl Lens {
@@ -30,6 +32,9 @@ impl Lens {
             "finalize" => Ok(Lens::Finalize),
             "scale" => {
                 resource.subresources.scale.clone().map(Lens::Scale).ok_or_else(ApiError::no_such_path)
+            }
+            other if resource.part(other).is_some() => {
+                Ok(Lens::Part(resource.part(other).map_or("", |part| part.name)))
             }
             other => {
                 let text = format!("the subresource {other} is not served by this server yet");
@@ -54,7 +59,7 @@ impl Lens {
     /// The object after the client changed its view of it.
     pub fn put(&self, view: Value, old: &Value) -> Result<Value, ApiError> {
         match self {
-            Lens::Main | Lens::Status | Lens::Bind => Ok(view),
+            Lens::Main | Lens::Status | Lens::Bind | Lens::Part(_) => Ok(view),
             Lens::Finalize => Ok(with_finalizers(&view, old)),
             Lens::Scale(paths) => with_scale(&view, old, paths),
         }

@@ -193,6 +193,11 @@ impl Change<'_> {
         match self.lens {
             Lens::Status => (resource.rules.prepare_status)(new, old),
             Lens::Main | Lens::Scale(_) => (resource.rules.prepare_update)(new, old),
+            Lens::Part(name) => {
+                if let Some(part) = resource.part(name) {
+                    (part.prepare)(new, old);
+                }
+            }
             Lens::Bind | Lens::Finalize => {}
         }
         decode::default(resource, new);

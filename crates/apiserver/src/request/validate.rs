@@ -31,6 +31,11 @@ pub fn updated(call: &ResourceCall, lens: &Lens, new: &Value, old: &Value) -> Re
             (rules.validate_update)(new, old, &mut errors);
         }
         Lens::Status => (rules.validate_status_update)(new, old, &mut errors),
+        Lens::Part(name) => {
+            if let Some(part) = call.stored.part(name) {
+                (part.validate)(new, old, &mut errors);
+            }
+        }
         Lens::Bind | Lens::Finalize => {}
     }
     verdict(call, new, errors)

@@ -22,8 +22,8 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
@@ -95,13 +95,11 @@ fn acceptor(tls: &ServerTls) -> Result<TlsAcceptor, String> {
         .allow_unauthenticated()
         .build()
         .map_err(|error| error.to_string())?;
-    let key = PrivateKeyDer::from_pem_slice(&tls.key).map_err(|error| error.to_string())?;
     let mut config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(text)?
         .with_client_cert_verifier(verifier)
-        .with_single_cert(certificates(&tls.certificate)?, key)
-        .map_err(text)?;
+        .with_cert_resolver(tls.identity.clone());
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(TlsAcceptor::from(Arc::new(config)))
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use component::identity::Identity;
 use kubelet::config::ServerTls;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustls::pki_types::pem::PemObject;
@@ -87,8 +88,7 @@ fn logs_are_served_to_the_api_server_only() {
             let (authority, other) = (Authority::new(), Authority::new());
             let (certificate, key) = authority.issue("system:node:node-1");
             let tls = ServerTls {
-                certificate: certificate.into_bytes(),
-                key: key.into_bytes(),
+                identity: Identity::from_pem(certificate.as_bytes(), key.as_bytes()).expect("an identity"),
                 client_ca: authority.pem.clone().into_bytes(),
                 clients: vec!["kube-apiserver".to_owned()],
             };

@@ -1,0 +1,28 @@
+//! One cache per kind, shared by the controllers that run. Kinds of volumes are followed only if the cloud has volumes.
+
+use component::Context;
+use component::informer::{Informer, Selection, Watchable};
+use k8s_openapi::api::core::v1::{Node, Service};
+use kube::Api;
+
+/// The shared caches.
+#[derive(Clone)]
+pub(crate) struct Informers {
+    pub(crate) nodes: Informer<Node>,
+    pub(crate) services: Informer<Service>,
+}
+
+impl Informers {
+    pub(crate) fn start(context: &Context) -> Self {
+        Self { nodes: follow(context), services: follow(context) }
+    }
+}
+
+/// Follows every object of a kind.
+pub(crate) fn follow<K>(context: &Context) -> Informer<K>
+where
+    K: Watchable + kube::Resource<DynamicType = ()>,
+{
+    let all = Api::all(context.client.clone());
+    Informer::start(&context.tasks, context.shutdown.clone(), all, Selection::default())
+}

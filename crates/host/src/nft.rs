@@ -1,15 +1,20 @@
-//! The packet filter behind a trait: apply a script atomically, list a table, be told when somebody touches it. The
-//! real one runs the `nft` program; the fake keeps what it was given. Knows nothing of what the rules mean.
+//! The packet filter behind a trait: apply a script atomically, change elements of maps atomically and fast, list a
+//! table, be told when somebody touches one. The real one runs the `nft` program, and speaks to the kernel itself where
+//! that is too slow. Knows nothing of what the rules mean.
 
-use std::collections::VecDeque;
+pub mod netlink;
+
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
+
+use self::netlink::{Connection, ElementChange, Monitor};
 
 /// Why a request to the packet filter failed.
 #[derive(Debug, thiserror::Error)]
@@ -23,9 +28,12 @@ pub enum NftError {
     /// The listing was not JSON.
     #[error("nft printed something that is not JSON: {0}")]
     Listing(#[from] serde_json::Error),
-    /// The monitor came to an end.
-    #[error("nft monitor ended")]
-    MonitorEnded,
+    /// The kernel refused to be spoken to.
+    #[error("cannot speak to the packet filter: {0}")]
+    Connection(#[source] std::io::Error),
+    /// The kernel refused changes of elements; none was made.
+    #[error("the packet filter refused elements: {0}")]
+    Elements(#[source] std::io::Error),
 }
 
 /// A packet filter.
@@ -34,18 +42,24 @@ pub trait Nft: Send + Sync {
     /// Applies a script in one transaction: all of it or nothing.
     async fn apply(&self, script: &str) -> Result<(), NftError>;
 
+    /// Changes elements of a table of the `ip` family, in the given order and in one transaction.
+    async fn change(&self, table: &str, changes: Vec<ElementChange>) -> Result<(), NftError>;
+
     /// The table of the `ip` family as `nft --json` prints it, or `None` if there is no such table.
     async fn list(&self, table: &str) -> Result<Option<Value>, NftError>;
 
-    /// A message whenever somebody else changed any rule of the machine. Bursts are merged; none is lost.
-    fn monitor(&self) -> Result<mpsc::Receiver<()>, NftError>;
+    /// A message whenever somebody else changed one of these tables of the `ip` family. Bursts are merged; none is
+    /// lost. When this method returns, the monitor listens.
+    fn monitor(&self, tables: &[&str]) -> Result<mpsc::Receiver<()>, NftError>;
 }
 
-/// The `nft` program of this machine, in the network namespace of this process.
+/// The packet filter of this machine, in the network namespace of the thread that made this value and of the threads
+/// that use it.
 pub struct NftProgram {
     tasks: TaskTracker,
     stop: CancellationToken,
-    /// The programs that we ran last: what they change is no news.
+    connection: Mutex<Option<Arc<Connection>>>,
+    /// The programs that we ran last, and our connection: what they change is no news.
     own: Arc<Mutex<VecDeque<u32>>>,
     _stop_on_drop: DropGuard,
 }
@@ -54,7 +68,22 @@ impl NftProgram {
     /// Monitors run on `tasks` and end with this value.
     pub fn new(tasks: TaskTracker) -> Self {
         let stop = CancellationToken::new();
-        Self { tasks, stop: stop.clone(), own: Arc::default(), _stop_on_drop: stop.drop_guard() }
+        let connection = Mutex::default();
+        Self { tasks, stop: stop.clone(), connection, own: Arc::default(), _stop_on_drop: stop.drop_guard() }
+    }
+
+    /// Notes a program that changes the packet filter for us (`iptables-restore`): what it does is no news either.
+    pub fn disregard(&self, process: u32) {
+        remember(&self.own, Some(process));
+    }
+
+    fn connection(&self) -> Result<Arc<Connection>, NftError> {
+        let mut connection = lock(&self.connection);
+        if let Some(connection) = &*connection {
+            return Ok(connection.clone());
+        }
+        let new = Arc::new(Connection::open().map_err(NftError::Connection)?);
+        Ok(connection.insert(new).clone())
     }
 }
 
@@ -67,13 +96,6 @@ fn nft(arguments: &[&str]) -> tokio::process::Command {
     command
 }
 
-/// Each transaction ends with `# new generation 7 by process 4711 (nft)`; its single changes come before and are not
-/// always printed (elements of maps younger than the monitor are not).
-fn changed_by(line: &str) -> Option<u32> {
-    let rest = line.trim_start().strip_prefix("# new generation ")?;
-    rest.split_whitespace().nth(3)?.parse().ok()
-}
-
 const REMEMBERED: usize = 64;
 
 fn remember(own: &Mutex<VecDeque<u32>>, process: Option<u32>) {
@@ -84,8 +106,8 @@ fn remember(own: &Mutex<VecDeque<u32>>, process: Option<u32>) {
     }
 }
 
-fn lock(own: &Mutex<VecDeque<u32>>) -> std::sync::MutexGuard<'_, VecDeque<u32>> {
-    own.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+fn lock<T>(what: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    what.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 #[async_trait]
@@ -115,20 +137,35 @@ impl Nft for NftProgram {
         }
     }
 
-    fn monitor(&self) -> Result<mpsc::Receiver<()>, NftError> {
-        let mut child = nft(&["monitor"]).spawn()?;
-        let stdout = child.stdout.take().ok_or(NftError::MonitorEnded)?;
+    async fn change(&self, table: &str, changes: Vec<ElementChange>) -> Result<(), NftError> {
+        let (connection, table) = (self.connection()?, table.to_owned());
+        let work = tokio::task::spawn_blocking(move || connection.change(&table, &changes));
+        work.await.map_err(|error| NftError::Elements(error.into()))?.map_err(NftError::Elements)
+    }
+
+    fn monitor(&self, tables: &[&str]) -> Result<mpsc::Receiver<()>, NftError> {
+        let tables: BTreeSet<String> = tables.iter().map(|table| (*table).to_owned()).collect();
+        let mut monitor = Monitor::open().map_err(NftError::Connection)?;
+        let port = self.connection()?.port();
         let (sender, receiver) = mpsc::channel(1);
         let (stop, own) = (self.stop.clone(), self.own.clone());
         self.tasks.spawn(async move {
-            let mut lines = BufReader::new(stdout).lines();
             let follow = async {
-                while let Ok(Some(line)) = lines.next_line().await {
-                    if changed_by(&line).is_none_or(|process| lock(&own).contains(&process)) {
-                        continue;
-                    }
-                    // A full channel already says what this line says.
-                    if let Err(mpsc::error::TrySendError::Closed(())) = sender.try_send(()) {
+                loop {
+                    let news = match monitor.next().await {
+                        Ok(None) => true,
+                        Ok(Some(touches)) => touches.iter().any(|touch| {
+                            tables.contains(&touch.table)
+                                && touch.by != port
+                                && !lock(&own).contains(&touch.by)
+                        }),
+                        Err(error) => {
+                            tracing::warn!(%error, "changes of the packet filter are no longer seen");
+                            break;
+                        }
+                    };
+                    // A full channel already says what this says.
+                    if news && let Err(mpsc::error::TrySendError::Closed(())) = sender.try_send(()) {
                         break;
                     }
                 }
@@ -138,21 +175,7 @@ impl Nft for NftProgram {
                 () = stop.cancelled() => {}
                 () = sender.closed() => {}
             }
-            if let Err(error) = child.kill().await {
-                tracing::warn!(%error, "cannot stop nft monitor");
-            }
         });
         Ok(receiver)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_monitor_names_the_process_that_changed_something() {
-        assert_eq!(changed_by("# new generation 10 by process 19539 (nft)"), Some(19539));
-        assert_eq!(changed_by("delete table ip t"), None);
     }
 }

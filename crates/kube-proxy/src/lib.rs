@@ -1,11 +1,15 @@
 //! The service proxy: Services and EndpointSlices become a plan (pure), the plan becomes packet rules (pure), and only
-//! the difference to what the kernel holds is applied, atomically. What others delete is put back.
+//! the difference to what the kernel holds is applied. What others delete is put back.
 //!
 //! Deliberately absent: knowledge of pods (an EndpointSlice says all that matters) and of how packets reach a pod
 //! (the pod network's work).
 
 pub mod apply;
 pub mod conntrack;
+pub mod health;
+pub mod inputs;
+pub mod iptables;
+pub mod nftables;
 pub mod plan;
 pub mod rules;
 
@@ -16,22 +20,51 @@ use std::time::Duration;
 
 use component::Context;
 use component::informer::{Informer, Selection};
-use host::nft::{Nft, NftError};
+use host::nft::NftProgram;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Api;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use plan::Ranges;
+use apply::{ApplyError, Mode};
+use conntrack::Stale;
+use inputs::Inputs;
+use plan::{Changes, Node, Plan, Ranges, ServicePlan};
+
+/// How the kernel is told (`--proxy-mode`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ProxyMode {
+    /// Maps of nftables: a packet costs the same however many Services there are.
+    #[default]
+    Nftables,
+    /// Chains of iptables, laid out as upstream's proxy does, for hosts that expect them.
+    Iptables,
+}
+
+impl std::str::FromStr for ProxyMode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "nftables" | "" => Ok(Self::Nftables),
+            "iptables" => Ok(Self::Iptables),
+            other => Err(format!("unknown proxy mode {other:?}: must be nftables or iptables")),
+        }
+    }
+}
 
 /// What the proxy needs to know of its node and cluster.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// The node's name: which endpoints are local.
+    pub node_name: String,
     /// Pod and service ranges.
     pub ranges: Ranges,
     /// Cluster IPs that a process on this node answers itself (the cluster DNS).
     pub local_addresses: Vec<Ipv4Addr>,
+    /// How the kernel is told.
+    pub mode: ProxyMode,
 }
 
 /// Why the proxy cannot go on. A single failed application is retried, not returned.
@@ -39,78 +72,122 @@ pub struct Config {
 pub enum Error {
     /// The packet filter cannot be watched.
     #[error("cannot watch the packet filter: {0}")]
-    Monitor(#[source] NftError),
+    Monitor(#[source] ApplyError),
+    /// Watching it came to an end.
+    #[error("changes of the packet filter are no longer told")]
+    MonitorEnded,
 }
 
-/// Changes are gathered this long before they are applied together.
-const GATHER: Duration = Duration::from_millis(10);
 /// How soon a failed application is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Runs until shutdown. Rules stay behind: services go on when the proxy does not.
-pub async fn run(context: Context, config: Config, nft: Arc<dyn Nft>) -> Result<(), Error> {
+pub async fn run(context: Context, config: Config, nft: Arc<NftProgram>) -> Result<(), Error> {
+    let mode: Box<dyn Mode> = match config.mode {
+        ProxyMode::Nftables => Box::new(nftables::Nftables::new(nft, config.ranges.clone())),
+        ProxyMode::Iptables => Box::new(iptables::Iptables::new(nft, config.ranges.clone())),
+    };
+    run_with(context, config, mode).await
+}
+
+/// The same with a mode of the caller's.
+pub async fn run_with(context: Context, config: Config, mode: Box<dyn Mode>) -> Result<(), Error> {
     let services: Informer<Service> = start(&context);
     let slices: Informer<EndpointSlice> = start(&context);
-    let changed = Arc::new(Notify::new());
-    for_each_change(&services, &changed);
-    for_each_change(&slices, &changed);
+    let inputs = Inputs::default();
+    inputs.follow(&services, &slices);
 
-    let mut monitor = nft.monitor().map_err(Error::Monitor)?;
-    let mut applier = apply::Applier::new(nft);
-    let mut wanted = Wanted::AtLeast(rules::build(&plan::Plan::new(), &config.ranges));
-    let mut retry = reconcile(&mut applier, &wanted).await;
+    let mut monitor = mode.monitor().map_err(Error::Monitor)?;
+    let health = health::Server::new(context.tasks.clone(), context.shutdown.clone());
+    let node = Node { name: config.node_name, answered: config.local_addresses };
+    let mut proxy = Proxy {
+        mode,
+        node,
+        plan: Plan::default(),
+        stale: BTreeSet::new(),
+        known: false,
+        looked: false,
+        health,
+    };
+    let mut retry = proxy.reconcile(&inputs).await;
     let synced = async {
         services.synced().await;
         slices.synced().await;
     };
     tokio::pin!(synced);
     loop {
-        let known = matches!(wanted, Wanted::Exactly(_));
         tokio::select! {
             () = context.shutdown.cancelled() => return Ok(()),
-            () = &mut synced, if !known => {}
-            () = changed.notified(), if known => tokio::time::sleep(GATHER).await,
+            () = &mut synced, if !proxy.known => proxy.known = true,
+            // What changes while changes are applied is gathered meanwhile.
+            () = inputs.changed(), if proxy.known => {}
             touched = monitor.recv() => match touched {
-                Some(()) => { applier.doubt(); drain(&mut monitor); }
-                None => return Err(Error::Monitor(NftError::MonitorEnded)),
+                Some(()) => { proxy.mode.doubt(); drain(&mut monitor); }
+                None => return Err(Error::MonitorEnded),
             },
-            () = until(retry) => applier.doubt(),
+            () = until(retry) => proxy.mode.doubt(),
         }
-        if services.has_synced() && slices.has_synced() {
-            let plan = plan::plan(&services.list(), &slices.list(), &config.local_addresses);
-            wanted = Wanted::Exactly(rules::build(&plan, &config.ranges));
-        }
-        retry = reconcile(&mut applier, &wanted).await;
+        retry = proxy.reconcile(&inputs).await;
     }
 }
 
-/// What the kernel should hold.
-enum Wanted {
-    /// Before any service is known: a packet to a service that does not exist (yet) is refused. Rules that an earlier
-    /// proxy left stay as they are, since services go on while nobody can say what they are.
-    AtLeast(rules::Ruleset),
-    /// Just this.
-    Exactly(rules::Ruleset),
+struct Proxy {
+    mode: Box<dyn Mode>,
+    node: Node,
+    plan: Plan,
+    /// Flows to forget as soon as the kernel has the rules.
+    stale: BTreeSet<Stale>,
+    /// All Services are known.
+    known: bool,
+    /// Flows of before have been looked for.
+    looked: bool,
+    health: health::Server,
 }
 
-/// Applies what is wanted; a failure is logged here and the time of the next try returned.
-async fn reconcile(applier: &mut apply::Applier, wanted: &Wanted) -> Option<Instant> {
-    let outcome = match wanted {
-        Wanted::AtLeast(ruleset) => applier.establish(ruleset).await.map(|()| BTreeSet::new()),
-        Wanted::Exactly(ruleset) => applier.reconcile(ruleset).await,
-    };
-    match outcome {
-        Ok(stale) => {
-            for flow in &stale {
-                if let Err(error) = conntrack::forget(flow).await {
-                    tracing::warn!(%error, ?flow, "datagrams may still be sent to a backend that is gone");
+impl Proxy {
+    /// Brings the kernel to what is known; a failure is logged here and the time of the next try returned.
+    async fn reconcile(&mut self, inputs: &Inputs) -> Option<Instant> {
+        let outcome = match self.known {
+            false => self.mode.establish().await,
+            true => {
+                let changes = self.take(inputs);
+                self.stale.extend(conntrack::stale(&changes));
+                if !std::mem::replace(&mut self.looked, true) {
+                    self.look_for_left_over().await;
                 }
+                self.mode.reconcile(&self.plan, &changes).await
             }
-            None
-        }
-        Err(error) => {
+        };
+        if let Err(error) = outcome {
             tracing::warn!(%error, "packet rules were not applied; trying again");
-            Some(Instant::now() + RETRY)
+            return Some(Instant::now() + RETRY);
+        }
+        for flow in std::mem::take(&mut self.stale) {
+            if let Err(error) = conntrack::forget(&flow).await {
+                tracing::warn!(%error, ?flow, "datagrams may still be sent to a backend that is gone");
+            }
+        }
+        None
+    }
+
+    fn take(&mut self, inputs: &Inputs) -> Changes {
+        let mut all = Changes::new();
+        for changed in inputs.take() {
+            let part = match &changed.service {
+                Some(service) => plan::plan(service, &changed.slices, &self.node),
+                None => ServicePlan::default(),
+            };
+            plan::merge(&mut all, self.plan.replace(&changed.name, part));
+        }
+        self.health.serve(&self.plan.health);
+        all
+    }
+
+    /// Flows of datagrams that went astray while no proxy was there.
+    async fn look_for_left_over(&mut self) {
+        match conntrack::list().await {
+            Ok(flows) => self.stale.extend(conntrack::left_over(&flows, &self.plan)),
+            Err(error) => tracing::warn!(%error, "datagrams may still be sent to backends of before"),
         }
     }
 }
@@ -137,9 +214,4 @@ where
         Api::all(context.client.clone()),
         Selection::default(),
     )
-}
-
-fn for_each_change<K: component::informer::Watchable>(informer: &Informer<K>, changed: &Arc<Notify>) {
-    let changed = changed.clone();
-    informer.on_change(move |_| changed.notify_one());
 }

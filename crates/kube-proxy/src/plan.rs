@@ -1,11 +1,16 @@
-//! What each service address leads to: a pure function of Services and EndpointSlices. Knows nothing of packet rules.
+//! What each service address leads to: a pure function of Services and EndpointSlices, one Service at a time, so that a
+//! change costs what it changes. Knows nothing of packet rules.
+
+mod service;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::Ipv4Addr;
-use std::ops::Deref;
+use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Service, ServicePort};
-use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
+pub use service::plan;
 
 /// The cluster's address ranges, in CIDR notation.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,6 +19,15 @@ pub struct Ranges {
     pub pods: String,
     /// Every ClusterIP.
     pub services: String,
+}
+
+/// What a plan must know of the node that it is for.
+#[derive(Clone, Debug, Default)]
+pub struct Node {
+    /// Its name, by which endpoints say that they are on it.
+    pub name: String,
+    /// Cluster IPs that are answered on the node itself and get no rules.
+    pub answered: Vec<Ipv4Addr>,
 }
 
 /// Transport protocol of a service port.
@@ -28,7 +42,8 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    fn parse(name: Option<&str>) -> Option<Self> {
+    /// As the API names it; TCP when it does not.
+    pub fn parse(name: Option<&str>) -> Option<Self> {
         match name.unwrap_or("TCP") {
             "TCP" => Some(Self::Tcp),
             "UDP" => Some(Self::Udp),
@@ -45,286 +60,217 @@ impl Protocol {
             Self::Sctp => "sctp",
         }
     }
+
+    /// The number in a packet's header.
+    pub fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+            Self::Sctp => 132,
+        }
+    }
+
+    /// The protocol that a packet filter calls so.
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::Tcp, Self::Udp, Self::Sctp].into_iter().find(|protocol| protocol.name() == name)
+    }
+}
+
+/// One port of one Service.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PortName {
+    /// Namespace of the Service.
+    pub namespace: String,
+    /// Name of the Service.
+    pub service: String,
+    /// Name of the port, empty when the Service has one port without a name.
+    pub port: String,
+    /// Two ports of a Service may share a number when their protocols differ.
+    pub protocol: Protocol,
+}
+
+impl fmt::Display for PortName {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}/{}", self.namespace, self.service)?;
+        match self.port.as_str() {
+            "" => Ok(()),
+            port => write!(formatter, ":{port}"),
+        }
+    }
 }
 
 /// Where clients connect to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Frontend {
-    /// A virtual address of the cluster.
+    /// A virtual address.
     Address(Ipv4Addr, Protocol, u16),
     /// A port on every address of the node.
     NodePort(Protocol, u16),
 }
 
+/// What kind of address a frontend is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reach {
+    /// The cluster's own address of the Service.
+    ClusterIp,
+    /// A node port or an external IP.
+    External,
+    /// An address that a load balancer gave.
+    LoadBalancer,
+}
+
+/// An IPv4 network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Network {
+    address: Ipv4Addr,
+    length: u8,
+}
+
+impl Network {
+    /// From CIDR notation; bits of the host are cleared. `None` for anything else, IPv6 included.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (address, length) = text.trim().split_once('/')?;
+        let (address, length): (Ipv4Addr, u8) = (address.parse().ok()?, length.parse().ok()?);
+        let mask = match length {
+            0 => 0,
+            1..=32 => u32::MAX << (32 - u32::from(length)),
+            _ => return None,
+        };
+        Some(Self { address: Ipv4Addr::from(u32::from(address) & mask), length })
+    }
+
+    /// Whether it is the whole internet.
+    pub fn is_everything(self) -> bool {
+        self.length == 0
+    }
+
+    /// Whether an address is in it.
+    pub fn contains(self, address: Ipv4Addr) -> bool {
+        self.length == 0
+            || (u32::from(address) ^ u32::from(self.address)) >> (32 - u32::from(self.length)) == 0
+    }
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}/{}", self.address, self.length)
+    }
+}
+
+/// How a frontend may be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Access {
+    /// What kind of address it is.
+    pub reach: Reach,
+    /// Traffic policy Local: only backends on this node answer. For frontends that are not cluster IPs this binds
+    /// clients outside of the cluster alone; pods and the node itself reach every backend.
+    pub local_only: bool,
+    /// Whom a load balancer's address answers; empty for everybody.
+    pub sources: Vec<Network>,
+}
+
 /// A pod's address and port.
 pub type Backend = (Ipv4Addr, u16);
 
-/// What answers a frontend.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Target {
-    /// In order, at least one.
-    pub backends: Vec<Backend>,
-    /// How one of them is chosen.
-    pub choice: Choice,
+/// What one port of a Service leads to. A port without backends stays in the plan: its addresses refuse.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PortPlan {
+    /// Its addresses.
+    pub frontends: BTreeMap<Frontend, Access>,
+    /// All backends that may answer, in order.
+    pub cluster: Vec<Backend>,
+    /// Those on this node, in order.
+    pub local: Vec<Backend>,
+    /// How long a client stays with its backend after its last connection (`sessionAffinity: ClientIP`).
+    pub affinity: Option<Duration>,
 }
 
-/// How a connection gets its backend.
+impl PortPlan {
+    /// The backends that a frontend reaches for clients outside of the cluster (cluster IPs: for all).
+    pub fn backends(&self, access: &Access) -> &[Backend] {
+        if access.local_only { &self.local } else { &self.cluster }
+    }
+}
+
+/// What a load balancer learns at a Service's health-check node port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Choice {
-    /// By chance.
-    Random,
-    /// By the client's address (`sessionAffinity: ClientIP`): the same one as long as the backends stay the same.
-    /// `timeoutSeconds` has no meaning, since nothing is remembered.
-    Client,
+pub struct HealthCheck {
+    /// The node port.
+    pub port: u16,
+    /// Ready endpoints on this node.
+    pub endpoints: usize,
 }
 
-impl From<Vec<Backend>> for Target {
-    fn from(backends: Vec<Backend>) -> Self {
-        Self { backends, choice: Choice::Random }
-    }
+/// One Service's part of the plan.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServicePlan {
+    /// Its ports.
+    pub ports: BTreeMap<PortName, PortPlan>,
+    /// Its health-check node port, if it has one.
+    pub health: Option<HealthCheck>,
 }
 
-/// Every frontend that something answers, with its backends. A frontend without backends is not listed: the rules
-/// refuse whatever is not.
-pub type Plan = BTreeMap<Frontend, Target>;
+/// Namespace and name of a Service.
+pub type ServiceName = (String, String);
 
-/// Plans all services. `local` lists cluster IPs that are answered on the node itself and get no rules.
-pub fn plan(
-    services: &[impl Deref<Target = Service>],
-    slices: &[impl Deref<Target = EndpointSlice>],
-    local: &[Ipv4Addr],
-) -> Plan {
-    let by_service = group(slices);
-    let mut plan = Plan::new();
-    for service in services {
-        let (Some(namespace), Some(name)) = (&service.metadata.namespace, &service.metadata.name) else {
-            continue;
+/// What changed in a port: before and after. Absent means that there is no such port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortChange {
+    /// Before.
+    pub old: Option<PortPlan>,
+    /// After.
+    pub new: Option<PortPlan>,
+}
+
+/// Changed ports, each with what it was and what it is.
+pub type Changes = BTreeMap<PortName, PortChange>;
+
+/// Every port of every Service.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// By name.
+    pub ports: BTreeMap<PortName, PortPlan>,
+    /// Health-check node ports by Service.
+    pub health: BTreeMap<ServiceName, HealthCheck>,
+}
+
+impl Plan {
+    /// Replaces one Service's part and says which ports are different now.
+    pub fn replace(&mut self, (namespace, service): &ServiceName, part: ServicePlan) -> Changes {
+        let first = PortName {
+            namespace: namespace.clone(),
+            service: service.clone(),
+            port: String::new(),
+            protocol: Protocol::Tcp,
         };
-        let Some(spec) = &service.spec else { continue };
-        let Some(address) = spec.cluster_ip.as_deref().and_then(|address| address.parse().ok()) else {
-            continue;
+        let of_service = self.ports.range(first..);
+        let of_service =
+            of_service.take_while(|(name, _)| name.namespace == *namespace && name.service == *service);
+        let mut names: BTreeSet<PortName> = of_service.map(|(name, _)| name.clone()).collect();
+        names.extend(part.ports.keys().cloned());
+        let mut new = part.ports;
+        let mut changes = Changes::new();
+        for name in names {
+            let (old, new) = (self.ports.remove(&name), new.remove(&name));
+            if let Some(new) = &new {
+                self.ports.insert(name.clone(), new.clone());
+            }
+            if old != new {
+                changes.insert(name, PortChange { old, new });
+            }
+        }
+        let key = (namespace.clone(), service.clone());
+        match part.health {
+            Some(health) => self.health.insert(key, health),
+            None => self.health.remove(&key),
         };
-        if local.contains(&address) {
-            continue;
-        }
-        let slices =
-            by_service.get(&(namespace.as_str(), name.as_str())).map(Vec::as_slice).unwrap_or_default();
-        let choice = match spec.session_affinity.as_deref() {
-            Some("ClientIP") => Choice::Client,
-            _ => Choice::Random,
-        };
-        for port in spec.ports.as_deref().unwrap_or_default() {
-            add_port(&mut plan, (address, port, choice), slices);
-        }
-    }
-    plan
-}
-
-fn add_port(
-    plan: &mut Plan,
-    (address, port, choice): (Ipv4Addr, &ServicePort, Choice),
-    slices: &[&EndpointSlice],
-) {
-    let Some(protocol) = Protocol::parse(port.protocol.as_deref()) else { return };
-    let backends = backends(slices, port.name.as_deref().unwrap_or(""), protocol);
-    if backends.is_empty() {
-        return;
-    }
-    let target = Target { backends, choice };
-    if let Some(number) = number(port.node_port) {
-        plan.insert(Frontend::NodePort(protocol, number), target.clone());
-    }
-    if let Some(number) = number(Some(port.port)) {
-        plan.insert(Frontend::Address(address, protocol, number), target);
+        changes
     }
 }
 
-fn number(port: Option<i32>) -> Option<u16> {
-    port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0)
-}
-
-/// IPv4 slices by namespace and name of their service.
-fn group(slices: &[impl Deref<Target = EndpointSlice>]) -> BTreeMap<(&str, &str), Vec<&EndpointSlice>> {
-    let mut groups: BTreeMap<(&str, &str), Vec<&EndpointSlice>> = BTreeMap::new();
-    for slice in slices {
-        let slice: &EndpointSlice = slice;
-        if slice.address_type != "IPv4" {
-            continue;
-        }
-        let labels = slice.metadata.labels.as_ref();
-        let Some(service) = labels.and_then(|labels| labels.get("kubernetes.io/service-name")) else {
-            continue;
-        };
-        let Some(namespace) = &slice.metadata.namespace else { continue };
-        groups.entry((namespace, service)).or_default().push(slice);
-    }
-    groups
-}
-
-/// Ready endpoints of a port; if there is none, those that still serve while they terminate (KEP-1669).
-fn backends(slices: &[&EndpointSlice], port: &str, protocol: Protocol) -> Vec<Backend> {
-    let mut ready = BTreeSet::new();
-    let mut terminating = BTreeSet::new();
-    for slice in slices {
-        let Some(number) = port_number(slice, port, protocol) else { continue };
-        for endpoint in slice.endpoints.as_deref().unwrap_or_default() {
-            let Some(address) = endpoint.addresses.first().and_then(|address| address.parse().ok()) else {
-                continue;
-            };
-            match state(endpoint) {
-                State::Ready => ready.insert((address, number)),
-                State::ServingWhileTerminating => terminating.insert((address, number)),
-                State::Out => false,
-            };
-        }
-    }
-    let chosen = if ready.is_empty() { terminating } else { ready };
-    chosen.into_iter().collect()
-}
-
-enum State {
-    Ready,
-    ServingWhileTerminating,
-    Out,
-}
-
-/// Conditions that are not set count as ready, not terminating (EndpointSlice API documentation).
-fn state(endpoint: &Endpoint) -> State {
-    let conditions = endpoint.conditions.as_ref();
-    let ready = conditions.and_then(|conditions| conditions.ready).unwrap_or(true);
-    let serving = conditions.and_then(|conditions| conditions.serving).unwrap_or(ready);
-    let terminating = conditions.and_then(|conditions| conditions.terminating).unwrap_or(false);
-    match (ready, serving, terminating) {
-        (true, ..) => State::Ready,
-        (false, true, true) => State::ServingWhileTerminating,
-        _ => State::Out,
-    }
-}
-
-fn port_number(slice: &EndpointSlice, name: &str, protocol: Protocol) -> Option<u16> {
-    let ports = slice.ports.as_deref().unwrap_or_default();
-    let port = ports.iter().find(|port| {
-        port.name.as_deref().unwrap_or("") == name
-            && Protocol::parse(port.protocol.as_deref()) == Some(protocol)
-    })?;
-    number(port.port)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use k8s_openapi::serde_json::{Value, from_value, json};
-
-    const LOCAL: &[Ipv4Addr] = &[Ipv4Addr::new(10, 43, 0, 10)];
-
-    fn service(name: &str, spec: Value) -> Box<Service> {
-        from_value(json!({"metadata": {"name": name, "namespace": "shop"}, "spec": spec}))
-            .map(Box::new)
-            .unwrap()
-    }
-
-    fn slice(service: &str, ports: Value, endpoints: Value) -> Box<EndpointSlice> {
-        from_value(json!({
-            "metadata": {"name": "x", "namespace": "shop", "labels": {"kubernetes.io/service-name": service}},
-            "addressType": "IPv4", "ports": ports, "endpoints": endpoints,
-        }))
-        .map(Box::new)
-        .unwrap()
-    }
-
-    fn endpoint(last: u8, ready: bool, serving: bool, terminating: bool) -> Value {
-        json!({"addresses": [format!("10.42.0.{last}")],
-               "conditions": {"ready": ready, "serving": serving, "terminating": terminating}})
-    }
-
-    /// One line a frontend: `tcp 10.43.0.9:80 -> 10.42.0.2:8080 …`.
-    fn print(plan: &Plan) -> Vec<String> {
-        plan.iter()
-            .map(|(frontend, target)| {
-                let backends: Vec<String> =
-                    target.backends.iter().map(|(ip, port)| format!("{ip}:{port}")).collect();
-                let from = match frontend {
-                    Frontend::Address(ip, protocol, port) => format!("{} {ip}:{port}", protocol.name()),
-                    Frontend::NodePort(protocol, port) => format!("{} *:{port}", protocol.name()),
-                };
-                let sticky = if target.choice == Choice::Client { " by client" } else { "" };
-                format!("{from} -> {}{sticky}", backends.join(" "))
-            })
-            .collect()
-    }
-
-    #[test]
-    fn a_multi_port_node_port_service_leads_to_its_ready_endpoints_by_port_name() {
-        let services = [service(
-            "web",
-            json!({"clusterIP": "10.43.0.9", "type": "NodePort", "ports": [
-                {"name": "http", "port": 80, "nodePort": 30080, "targetPort": "web"}, {"name": "dns", "port": 53, "protocol": "UDP"}]}),
-        )];
-        let slices = [slice(
-            "web",
-            json!([{"name": "http", "port": 8080, "protocol": "TCP"}, {"name": "dns", "port": 5353, "protocol": "UDP"}]),
-            json!([
-                endpoint(3, true, true, false),
-                endpoint(2, true, true, false),
-                endpoint(4, false, false, false)
-            ]),
-        )];
-        assert_eq!(
-            print(&plan(&services, &slices, LOCAL)),
-            [
-                "tcp 10.43.0.9:80 -> 10.42.0.2:8080 10.42.0.3:8080",
-                "udp 10.43.0.9:53 -> 10.42.0.2:5353 10.42.0.3:5353",
-                "tcp *:30080 -> 10.42.0.2:8080 10.42.0.3:8080",
-            ]
-        );
-    }
-
-    #[test]
-    fn affinity_chooses_by_the_client() {
-        let services = [service(
-            "web",
-            json!({"clusterIP": "10.43.0.9", "sessionAffinity": "ClientIP", "ports": [{"port": 80}]}),
-        )];
-        let slices = [slice("web", json!([{"port": 8080}]), json!([endpoint(2, true, true, false)]))];
-        assert_eq!(print(&plan(&services, &slices, LOCAL)), ["tcp 10.43.0.9:80 -> 10.42.0.2:8080 by client"]);
-    }
-
-    #[test]
-    fn terminating_endpoints_serve_only_when_no_ready_one_is_left() {
-        let services = [service("web", json!({"clusterIP": "10.43.0.9", "ports": [{"port": 80}]}))];
-        let ports = json!([{"port": 8080}]);
-        let both = json!([endpoint(2, false, true, true), endpoint(3, true, true, false)]);
-        let last = json!([endpoint(2, false, true, true), endpoint(3, false, false, true)]);
-        let of = |endpoints| print(&plan(&services, &[slice("web", ports.clone(), endpoints)], LOCAL));
-        assert_eq!(of(both), ["tcp 10.43.0.9:80 -> 10.42.0.3:8080"]);
-        assert_eq!(of(last), ["tcp 10.43.0.9:80 -> 10.42.0.2:8080"]);
-        assert_eq!(
-            of(json!([endpoint(2, false, false, false)])),
-            [""; 0],
-            "nothing answers, nothing is listed"
-        );
-    }
-
-    #[test]
-    fn headless_external_and_locally_answered_services_get_no_rules() {
-        let services = [
-            service("headless", json!({"clusterIP": "None", "ports": [{"port": 80}]})),
-            service("elsewhere", json!({"type": "ExternalName", "externalName": "example.org"})),
-            service(
-                "kube-dns",
-                json!({"clusterIP": "10.43.0.10", "ports": [{"port": 53, "protocol": "UDP"}]}),
-            ),
-        ];
-        let slices: Vec<Box<EndpointSlice>> = ["headless", "elsewhere", "kube-dns"]
-            .iter()
-            .map(|name| {
-                slice(
-                    name,
-                    json!([{"port": 80}, {"port": 53, "protocol": "UDP"}]),
-                    json!([endpoint(2, true, true, false)]),
-                )
-            })
-            .collect();
-        assert!(plan(&services, &slices, LOCAL).is_empty());
+/// Two changes of the same ports, one after the other, as one.
+pub fn merge(changes: &mut Changes, later: Changes) {
+    for (name, PortChange { old, new }) in later {
+        changes.entry(name).and_modify(|change| change.new = new.clone()).or_insert(PortChange { old, new });
     }
 }

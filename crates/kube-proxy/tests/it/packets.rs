@@ -7,15 +7,16 @@ use std::time::Duration;
 
 use host::nft::Nft;
 use host::process;
-use kube_proxy::apply::read;
-use kube_proxy::plan::{Frontend, Plan, Protocol};
+use kube_proxy::ProxyMode;
+use kube_proxy::nftables::read;
+use kube_proxy::plan::{Frontend, Plan, PortPlan, Protocol};
 use kube_proxy::rules::{self, TABLE};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
-use crate::{isolated, service};
+use crate::{World, isolated, isolated_in, plan, ranges, service};
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -46,13 +47,19 @@ pub fn at(last: u8) -> SocketAddr {
     (Ipv4Addr::new(10, 43, 0, last), 80).into()
 }
 
+/// The table holds what the plan says, and nothing else.
+async fn holds(world: &World, plan: &Plan) -> rules::Transaction {
+    let listing = world.nft.list(TABLE).await.unwrap().expect("the table is there");
+    rules::difference(read(&listing).as_ref(), &rules::build(plan, &ranges()))
+}
+
 #[test]
 fn connections_spread_over_all_backends_and_node_ports_lead_to_them_too() {
     isolated(async |mut world| {
         backends(3).await;
-        let (frontend, pods) = service(9, 3);
-        let plan = Plan::from([(frontend, pods.clone()), (Frontend::NodePort(Protocol::Tcp, 30080), pods)]);
-        world.apply(&plan).await;
+        let web = service(9, 3);
+        let node_port = crate::port(Frontend::NodePort(Protocol::Tcp, 30080), web.cluster.clone());
+        world.apply(&plan([web, node_port])).await;
         for address in [at(9), (Ipv4Addr::new(10, 42, 0, 1), 30080).into()] {
             let mut seen = BTreeSet::new();
             for _ in 0..60 {
@@ -66,9 +73,11 @@ fn connections_spread_over_all_backends_and_node_ports_lead_to_them_too() {
 #[test]
 fn what_nothing_answers_is_refused_at_once() {
     isolated(async |mut world| {
-        world.apply(&Plan::new()).await;
-        let refused = ask(at(9)).await.unwrap_err();
-        assert_eq!(refused.kind(), ErrorKind::ConnectionRefused, "{refused}");
+        world.apply(&plan([service(8, 0)])).await;
+        for last in [8, 9] {
+            let refused = ask(at(last)).await.unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::ConnectionRefused, "{last}: {refused}");
+        }
         let unreachable = ask((Ipv4Addr::new(10, 42, 7, 7), 80).into()).await.unwrap_err();
         assert!(
             matches!(unreachable.kind(), ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable),
@@ -77,17 +86,28 @@ fn what_nothing_answers_is_refused_at_once() {
     });
 }
 
+fn sticky(last: u8, count: u8) -> PortPlan {
+    PortPlan { affinity: Some(Duration::from_secs(60)), ..service(last, count) }
+}
+
 #[test]
 fn a_change_is_a_difference_and_leads_to_the_same_rules_as_a_fresh_start() {
-    isolated(async |mut world| {
-        let steps: [&[(u8, u8)]; 6] =
-            [&[(9, 3)], &[(9, 3), (8, 5)], &[(9, 2), (8, 5)], &[(8, 1)], &[], &[(9, 3), (7, 3), (6, 250)]];
-        for step in steps {
-            let plan: Plan = step.iter().map(|(last, count)| service(*last, *count)).collect();
+    isolated_in(ProxyMode::Nftables, async |mut world| {
+        let steps: [&[PortPlan]; 8] = [
+            &[service(9, 3)],
+            &[service(9, 3), service(8, 5)],
+            &[service(9, 2), service(8, 5)],
+            &[sticky(9, 2), service(8, 1)],
+            &[sticky(9, 3), sticky(8, 1)],
+            &[service(9, 3)],
+            &[],
+            &[service(9, 3), service(7, 3), service(6, 250)],
+        ];
+        for (number, step) in steps.into_iter().enumerate() {
+            let plan = plan(step.to_vec());
             world.apply(&plan).await;
-            let listing = world.nft.list(TABLE).await.unwrap().expect("the table is there");
-            let wanted = rules::build(&plan, &world.ranges);
-            assert_eq!(rules::difference(Some(&read(&listing)), &wanted), None, "after {step:?}");
+            let difference = holds(&world, &plan).await;
+            assert!(difference.is_empty(), "after step {number}: {difference:?}");
         }
     });
 }
@@ -96,19 +116,14 @@ fn a_change_is_a_difference_and_leads_to_the_same_rules_as_a_fresh_start() {
 fn what_others_delete_is_noticed_and_put_back() {
     isolated(async |mut world| {
         backends(2).await;
-        let mut touched = world.nft.monitor().unwrap();
-        let plan: Plan = [service(9, 2)].into();
-        // The monitor is a program: its first word says that it listens.
-        while timeout(Duration::from_millis(50), touched.recv()).await.is_err() {
-            process::run("nft", &["add", "table", "ip", "somebody-elses"]).await.unwrap();
-        }
-        world.applier.doubt();
+        let mut touched = world.mode.monitor().unwrap();
+        let plan = plan([service(9, 2)]);
         world.apply(&plan).await;
-        for damage in [
-            vec!["delete", "table", "ip", TABLE],
-            vec!["flush", "map", "ip", TABLE, "service-frontends"],
-            vec!["flush", "chain", "ip", TABLE, "translate-out"],
-            vec![
+        let nft: &[&[&str]] = &[
+            &["delete", "table", "ip", TABLE],
+            &["flush", "map", "ip", TABLE, "service-frontends"],
+            &["flush", "chain", "ip", TABLE, "translate-out"],
+            &[
                 "add",
                 "element",
                 "ip",
@@ -116,18 +131,44 @@ fn what_others_delete_is_noticed_and_put_back() {
                 "service-frontends",
                 "{ 10.43.0.77 . tcp . 99 : goto service-pick-2 }",
             ],
-        ] {
-            while touched.try_recv().is_ok() {}
-            process::run("nft", &damage).await.unwrap();
+            &["add", "element", "ip", TABLE, "service-frontends", "{ 10.43.0.77 . icmp . 99 : accept }"],
+        ];
+        let iptables: &[&[&str]] = &[
+            &["-t", "nat", "-F", "KUBE-SERVICES"],
+            &["-t", "nat", "-D", "OUTPUT", "1"],
+            &["-t", "nat", "-F"],
+            &["-t", "nat", "-N", "KUBE-SVC-AAAAAAAAAAAAAAAA"],
+        ];
+        let (program, damages) = match world.kind {
+            ProxyMode::Nftables => ("nft", nft),
+            ProxyMode::Iptables => ("iptables", iptables),
+        };
+        assert!(touched.try_recv().is_err(), "what the proxy does itself is no news");
+        for damage in damages {
+            process::run(program, damage).await.unwrap();
             timeout(PATIENCE, touched.recv())
                 .await
                 .unwrap_or_else(|_| panic!("the monitor tells of {damage:?}"))
                 .expect("the monitor lives");
-            world.applier.doubt();
+            world.mode.doubt();
             world.apply(&plan).await;
             assert!(ask(at(9)).await.is_ok(), "after {damage:?}");
-            let listing = world.nft.list(TABLE).await.unwrap().unwrap();
-            assert_eq!(rules::difference(Some(&read(&listing)), &rules::build(&plan, &world.ranges)), None);
+            if world.kind == ProxyMode::Nftables {
+                assert!(holds(&world, &plan).await.is_empty(), "after {damage:?}");
+            }
         }
+    });
+}
+
+/// Nobody told of the damage yet: the change that meets it repairs it too.
+#[test]
+fn a_change_that_the_kernel_refuses_reads_it_anew() {
+    isolated_in(ProxyMode::Nftables, async |mut world| {
+        backends(2).await;
+        world.apply(&plan([service(9, 1)])).await;
+        process::run("nft", &["flush", "map", "ip", TABLE, "service-frontends"]).await.unwrap();
+        world.apply(&plan([service(9, 2)])).await;
+        assert!(holds(&world, &world.plan).await.is_empty());
+        assert!(ask(at(9)).await.is_ok());
     });
 }

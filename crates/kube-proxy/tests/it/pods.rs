@@ -11,7 +11,7 @@ use api_machinery::entropy::Entropy;
 use host::{network, process};
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube_proxy::plan::{Choice, Frontend, Plan, Protocol, Target};
+use kube_proxy::plan::{Backend, Frontend, Plan, PortPlan, Protocol};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::{mpsc, oneshot};
@@ -19,21 +19,21 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::isolated;
+use crate::{isolated, plan, port};
 
 const PATIENCE: Duration = Duration::from_secs(5);
 /// What a silent network is given before its silence counts.
-const SILENCE: Duration = Duration::from_millis(300);
-const GATEWAY: &str = "10.42.0.254";
-const NODE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
-const OUTSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 9);
-const SERVICE: Ipv4Addr = Ipv4Addr::new(10, 43, 0, 9);
+pub const SILENCE: Duration = Duration::from_millis(300);
+pub const GATEWAY: &str = "10.42.0.254";
+pub const NODE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+pub const OUTSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 9);
+pub const SERVICE: Ipv4Addr = Ipv4Addr::new(10, 43, 0, 9);
 const DNS: Ipv4Addr = Ipv4Addr::new(10, 43, 0, 10);
 
 type Job = Box<dyn FnOnce(&TaskTracker) + Send>;
 
 /// A thread in a network namespace of its own, which runs what it is given until this value goes.
-struct Elsewhere {
+pub struct Elsewhere {
     jobs: mpsc::UnboundedSender<Job>,
     /// The thread's number, by which `ip` finds the namespace.
     thread: String,
@@ -59,7 +59,7 @@ impl Elsewhere {
     }
 
     /// Runs there, and waits for the outcome here.
-    async fn run<T, F>(&self, work: F) -> T
+    pub async fn run<T, F>(&self, work: F) -> T
     where
         T: Send + 'static,
         F: Future<Output = T> + Send + 'static,
@@ -96,21 +96,21 @@ impl Elsewhere {
     }
 }
 
-async fn ip(arguments: &[&str]) {
+pub async fn ip(arguments: &[&str]) {
     process::run("ip", arguments).await.unwrap();
 }
 
 /// Two pods, a node with an address, and somebody outside who knows no way to pods or services.
-struct Site {
-    pods: Vec<Elsewhere>,
-    outside: Elsewhere,
+pub struct Site {
+    pub pods: Vec<Elsewhere>,
+    pub outside: Elsewhere,
 }
 
-fn pod(number: u8) -> Ipv4Addr {
+pub fn pod(number: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 42, 0, number)
 }
 
-async fn site() -> Site {
+pub async fn site() -> Site {
     ip(&["link", "add", "cni0", "type", "bridge"]).await;
     ip(&["address", "add", &format!("{GATEWAY}/24"), "dev", "cni0"]).await;
     ip(&["link", "set", "cni0", "up"]).await;
@@ -130,7 +130,7 @@ async fn site() -> Site {
 }
 
 /// A server that answers each connection with one line: who it is, and whom it sees.
-async fn serve(there: &Elsewhere, name: u8) {
+pub async fn serve(there: &Elsewhere, name: u8) {
     let listener = there.run(async { TcpListener::bind((Ipv4Addr::UNSPECIFIED, 8080)).await.unwrap() }).await;
     there.leave(async move {
         while let Ok((mut stream, client)) = listener.accept().await {
@@ -140,7 +140,7 @@ async fn serve(there: &Elsewhere, name: u8) {
 }
 
 /// The same for datagrams.
-async fn serve_datagrams(there: &Elsewhere, name: u8) {
+pub async fn serve_datagrams(there: &Elsewhere, name: u8) {
     let socket = there.run(async { UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 5353)).await.unwrap() }).await;
     there.leave(async move {
         let mut buffer = [0; 16];
@@ -150,7 +150,7 @@ async fn serve_datagrams(there: &Elsewhere, name: u8) {
     });
 }
 
-async fn ask(address: SocketAddr) -> std::io::Result<(u8, IpAddr)> {
+pub async fn ask(address: SocketAddr) -> std::io::Result<(u8, IpAddr)> {
     let mut stream = timeout(PATIENCE, TcpStream::connect(address)).await??;
     let mut line = String::new();
     timeout(PATIENCE, stream.read_to_string(&mut line)).await??;
@@ -158,15 +158,15 @@ async fn ask(address: SocketAddr) -> std::io::Result<(u8, IpAddr)> {
     Ok((name.parse().unwrap(), client.parse().unwrap()))
 }
 
-fn target(pods: impl IntoIterator<Item = u8>, port: u16) -> Target {
-    pods.into_iter().map(|number| (pod(number), port)).collect::<Vec<_>>().into()
+pub fn target(pods: impl IntoIterator<Item = u8>, port: u16) -> Vec<Backend> {
+    pods.into_iter().map(|number| (pod(number), port)).collect()
 }
 
-fn at(address: Ipv4Addr, port: u16) -> SocketAddr {
+pub fn at(address: Ipv4Addr, port: u16) -> SocketAddr {
     SocketAddr::V4(SocketAddrV4::new(address, port))
 }
 
-fn address(port: u16, protocol: Protocol) -> Frontend {
+pub fn address(port: u16, protocol: Protocol) -> Frontend {
     Frontend::Address(SERVICE, protocol, port)
 }
 
@@ -176,7 +176,7 @@ fn a_pod_reaches_a_service_and_through_it_itself() {
         let site = site().await;
         serve(&site.pods[0], 1).await;
         serve(&site.pods[1], 2).await;
-        world.apply(&Plan::from([(address(80, Protocol::Tcp), target([1, 2], 8080))])).await;
+        world.apply(&plan([port(address(80, Protocol::Tcp), target([1, 2], 8080))])).await;
         let seen = site.pods[0]
             .run(async {
                 let mut seen = BTreeSet::new();
@@ -192,19 +192,50 @@ fn a_pod_reaches_a_service_and_through_it_itself() {
     });
 }
 
+/// Two Services of the same pods on different addresses of one port: what a client has is the port's.
+fn sticky(pods: impl IntoIterator<Item = u8>, timeout: Duration) -> Plan {
+    let mut web = port(address(80, Protocol::Tcp), target(pods, 8080));
+    let node_port = port(Frontend::NodePort(Protocol::Tcp, 30080), []);
+    web.frontends.extend(node_port.frontends);
+    plan([PortPlan { affinity: Some(timeout), ..web }])
+}
+
+pub async fn seen_by(client: &Elsewhere, to: SocketAddr, times: usize) -> BTreeSet<u8> {
+    let mut seen = BTreeSet::new();
+    for _ in 0..times {
+        seen.insert(client.run(ask(to)).await.unwrap().0);
+    }
+    seen
+}
+
 #[test]
-fn affinity_keeps_a_client_at_its_pod() {
+fn affinity_keeps_a_client_at_its_pod_through_changes_until_it_times_out() {
     isolated(async |mut world| {
         let site = site().await;
-        serve(&site.pods[0], 1).await;
-        serve(&site.pods[1], 2).await;
-        let sticky = Target { choice: Choice::Client, ..target([1, 2], 8080) };
-        world.apply(&Plan::from([(address(80, Protocol::Tcp), sticky)])).await;
-        let mut seen = BTreeSet::new();
-        for _ in 0..20 {
-            seen.insert(site.pods[0].run(ask(at(SERVICE, 80))).await.unwrap());
+        for (pod, name) in site.pods.iter().zip(1..) {
+            serve(pod, name).await;
         }
-        assert_eq!(seen.len(), 1, "{seen:?}");
+        let (client, service) = (&site.outside, at(NODE, 30080));
+        let timeout = Duration::from_secs(2);
+        world.apply(&sticky([1], timeout)).await;
+        assert_eq!(seen_by(client, service, 2).await, BTreeSet::from([1]));
+        world.apply(&sticky([1, 2], timeout)).await;
+        assert_eq!(seen_by(client, service, 20).await, BTreeSet::from([1]), "the pod that it had");
+        let from_pod = seen_by(&site.pods[1], at(SERVICE, 80), 20).await;
+        assert_eq!(from_pod.len(), 1, "another client has one of its own: {from_pod:?}");
+        world.apply(&sticky([2], timeout)).await;
+        assert_eq!(seen_by(client, service, 2).await, BTreeSet::from([2]), "its pod is gone");
+        // Every wait is longer than the timeout, so each draws anew: all of twelve the same is one in two thousand.
+        world.apply(&sticky([1, 2], Duration::from_secs(1))).await;
+        let mut seen = BTreeSet::new();
+        for _ in 0..12 {
+            tokio::time::sleep(Duration::from_millis(2100)).await;
+            seen.extend(seen_by(client, service, 1).await);
+            if seen.len() == 2 {
+                break;
+            }
+        }
+        assert_eq!(seen, BTreeSet::from([1, 2]), "after the timeout it may have another");
     });
 }
 
@@ -214,7 +245,7 @@ fn node_ports_answer_the_outside_and_pods_leave_under_the_nodes_address() {
         let site = site().await;
         serve(&site.pods[0], 1).await;
         serve(&site.outside, 9).await;
-        world.apply(&Plan::from([(Frontend::NodePort(Protocol::Tcp, 30080), target([1], 8080))])).await;
+        world.apply(&plan([port(Frontend::NodePort(Protocol::Tcp, 30080), target([1], 8080))])).await;
         let (name, _) = site.outside.run(ask(at(NODE, 30080))).await.unwrap();
         assert_eq!(name, 1);
         let (name, client) = site.pods[1].run(ask(at(OUTSIDE, 8080))).await.unwrap();
@@ -244,7 +275,7 @@ fn nothing_leaves_untranslated_and_what_nothing_answers_is_refused() {
             let early = site.pods[0].run(timeout(SILENCE, ask(at(address, 8080)))).await;
             assert!(!matches!(early, Ok(Ok(_))), "before the first rule {address} was reached: {early:?}");
         }
-        world.apply(&Plan::new()).await;
+        world.apply(&Plan::default()).await;
         let refused = site.pods[0].run(ask(at(lost_service, 8080))).await.unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::ConnectionRefused, "{refused}");
         let unreachable = site.pods[0].run(ask(at(lost_pod, 8080))).await.unwrap_err();
@@ -258,7 +289,7 @@ fn datagrams_follow_a_service_to_its_new_backend_and_are_refused_after_the_last(
         let site = site().await;
         serve_datagrams(&site.pods[0], 1).await;
         serve_datagrams(&site.pods[1], 2).await;
-        let plan = |number| Plan::from([(address(53, Protocol::Udp), target([number], 5353))]);
+        let to = |number| plan([port(address(53, Protocol::Udp), target([number], 5353))]);
         // One socket, so that the kernel sees one flow.
         let client = site.pods[0]
             .run(async {
@@ -278,10 +309,10 @@ fn datagrams_follow_a_service_to_its_new_backend_and_are_refused_after_the_last(
             site.pods[0].run(question).await
         };
         for number in [1, 2, 1] {
-            world.apply(&plan(number)).await;
+            world.apply(&to(number)).await;
             assert_eq!(ask().await.unwrap(), number);
         }
-        world.apply(&Plan::new()).await;
+        world.apply(&Plan::default()).await;
         assert_eq!(ask().await.unwrap_err().kind(), ErrorKind::ConnectionRefused);
     });
 }
@@ -311,7 +342,7 @@ fn addresses(answer: &[u8]) -> Vec<Ipv4Addr> {
 fn a_pod_asks_the_cluster_dns_at_the_address_that_the_node_holds() {
     isolated(async |mut world| {
         let site = site().await;
-        world.apply(&Plan::new()).await;
+        world.apply(&Plan::default()).await;
         let config =
             dns::Config { listen: at(DNS, 53), domain: "cluster.local".to_owned(), upstreams: Vec::new() };
         let zone = dns::zone::Zone::build("cluster.local", &[web()], &[] as &[Box<EndpointSlice>]);

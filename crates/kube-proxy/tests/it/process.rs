@@ -2,7 +2,6 @@
 //! what is put back, and what is left at the end.
 
 use std::net::Ipv4Addr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use api_machinery::clock::Clock;
@@ -10,44 +9,48 @@ use api_machinery::entropy::Entropy;
 use async_trait::async_trait;
 use bytes::Bytes;
 use component::Context;
-use host::nft::{Nft, NftError, NftProgram};
 use host::process;
 use http_body_util::{BodyExt, Full, StreamBody};
-use kube_proxy::Config;
-use kube_proxy::plan::Plan;
-use serde_json::{Value, json};
+use kube_proxy::apply::{ApplyError, Mode};
+use kube_proxy::plan::{Changes, Plan};
+use kube_proxy::{Config, ProxyMode};
+use serde_json::json;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::packets::{ask, at, backends};
-use crate::{isolated, service};
+use crate::{World, isolated, plan, ranges, service};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The real packet filter, which tells the test what was asked of it.
+/// The real mode, which tells the test what was asked of it.
 struct Told {
-    nft: NftProgram,
+    mode: Box<dyn Mode>,
     what: mpsc::UnboundedSender<&'static str>,
 }
 
 #[async_trait]
-impl Nft for Told {
-    async fn apply(&self, script: &str) -> Result<(), NftError> {
-        let outcome = self.nft.apply(script).await;
-        self.what.send("applied").expect("the test listens");
+impl Mode for Told {
+    fn monitor(&self) -> Result<mpsc::Receiver<()>, ApplyError> {
+        self.mode.monitor()
+    }
+
+    fn doubt(&mut self) {
+        self.mode.doubt();
+    }
+
+    async fn establish(&mut self) -> Result<(), ApplyError> {
+        let outcome = self.mode.establish().await;
+        self.what.send("established").expect("the test listens");
         outcome
     }
 
-    async fn list(&self, table: &str) -> Result<Option<Value>, NftError> {
-        let outcome = self.nft.list(table).await;
-        self.what.send("listed").expect("the test listens");
+    async fn reconcile(&mut self, plan: &Plan, changes: &Changes) -> Result<(), ApplyError> {
+        let outcome = self.mode.reconcile(plan, changes).await;
+        self.what.send("reconciled").expect("the test listens");
         outcome
-    }
-
-    fn monitor(&self) -> Result<mpsc::Receiver<()>, NftError> {
-        self.nft.monitor()
     }
 }
 
@@ -81,13 +84,22 @@ fn rules_outlive_the_proxy_and_its_api_and_follow_the_api_when_it_answers() {
     isolated(async |mut world| {
         backends(2).await;
         // What an earlier proxy left behind: a service with one pod.
-        world.apply(&Plan::from([service(9, 1)])).await;
+        world.apply(&plan([service(9, 1)])).await;
 
         let (what, mut told) = mpsc::unbounded_channel();
         let until = async |told: &mut mpsc::UnboundedReceiver<&'static str>, word: &str| {
             while timeout(PATIENCE, told.recv()).await.expect("the proxy works").expect("the proxy lives")
                 != word
             {}
+        };
+        // What is asked of the mode may be nothing new: the answer of a pod counts.
+        let answers_after_work = async |told: &mut mpsc::UnboundedReceiver<&'static str>| {
+            loop {
+                until(told, "reconciled").await;
+                if let Ok(2) = ask(at(9)).await {
+                    return;
+                }
+            }
         };
         let (answer, answers) = watch::channel(false);
         let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
@@ -98,19 +110,28 @@ fn rules_outlive_the_proxy_and_its_api_and_follow_the_api_when_it_answers() {
             tasks: tasks.clone(),
             shutdown: shutdown.clone(),
         };
-        let config =
-            Config { ranges: world.ranges.clone(), local_addresses: vec![Ipv4Addr::new(10, 43, 0, 10)] };
-        let nft = Arc::new(Told { nft: NftProgram::new(tasks.clone()), what });
-        let proxy = tasks.spawn(kube_proxy::run(context, config, nft));
+        let config = Config {
+            node_name: "here".to_owned(),
+            ranges: ranges(),
+            local_addresses: vec![Ipv4Addr::new(10, 43, 0, 10)],
+            mode: world.kind,
+        };
+        let mode = Box::new(Told { mode: World::new(world.kind).mode, what });
+        let proxy = tasks.spawn(kube_proxy::run_with(context, config, mode));
 
-        until(&mut told, "listed").await;
+        until(&mut told, "established").await;
         assert_eq!(ask(at(9)).await.unwrap(), 1, "without an API the old rules stay");
         answer.send_replace(true);
-        until(&mut told, "applied").await;
-        assert_eq!(ask(at(9)).await.unwrap(), 2, "what the API says counts");
-        process::run("nft", &["delete", "table", "ip", kube_proxy::rules::TABLE]).await.unwrap();
-        until(&mut told, "applied").await;
-        assert_eq!(ask(at(9)).await.unwrap(), 2, "what others delete is put back");
+        // What the API says counts.
+        answers_after_work(&mut told).await;
+        let (program, damage): (_, &[&str]) = match world.kind {
+            ProxyMode::Nftables => ("nft", &["delete", "table", "ip", kube_proxy::rules::TABLE]),
+            ProxyMode::Iptables => ("iptables", &["-t", "nat", "-F", "KUBE-SERVICES"]),
+        };
+        while told.try_recv().is_ok() {}
+        process::run(program, damage).await.unwrap();
+        // What others delete is put back.
+        answers_after_work(&mut told).await;
         shutdown.cancel();
         proxy.await.unwrap().unwrap();
         assert_eq!(ask(at(9)).await.unwrap(), 2, "and all of it stays behind");

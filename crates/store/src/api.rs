@@ -1,6 +1,7 @@
 //! The contract of a store: revisions, compare-and-commit, gapless ordered watch, compaction.
 //!
-//! Knows neither objects nor disks. [`EmbeddedStore`](crate::EmbeddedStore) is one implementation.
+//! Knows neither objects nor disks. [`EmbeddedStore`](crate::EmbeddedStore) is one implementation,
+//! [`EtcdStore`](crate::EtcdStore) another.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -260,6 +261,16 @@ pub trait Store: Send + Sync {
     /// [`StoreError::Compacted`]. No effect if that is already so.
     async fn compact(&self, revision: Revision) -> Result<(), StoreError>;
 
-    /// The newest durable revision.
+    /// The newest durable revision that is known here. A store that others write to as well may be further.
     fn current_revision(&self) -> Revision;
+
+    /// A revision that is not older than any transaction which was acknowledged, to anybody, before this call.
+    async fn newest_revision(&self) -> Result<Revision, StoreError> {
+        Ok(self.current_revision())
+    }
+
+    /// Whether reads and writes work now, as far as that can be told without writing. Soon answered.
+    async fn check(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
 }

@@ -49,6 +49,15 @@ pub enum StoreError {
     /// The options, or the key file that they come from, cannot work.
     #[error("{0}")]
     InvalidOptions(String),
+    /// Nobody who could decide was reached in time: reads have no answer and nothing was written.
+    #[error("etcdserver: request timed out, the store cannot be reached or has no quorum: {0}")]
+    Unavailable(String),
+    /// A change was sent, no answer came in time, and it could not be found out whether it happened.
+    #[error("etcdserver: request timed out, the change may or may not have happened: {0}")]
+    OutcomeUnknown(String),
+    /// What is there must not be used: another cluster's data, an unknown version, damage.
+    #[error("{0}")]
+    Unsuitable(String),
     /// A stored value is encrypted with a key that was not given.
     #[error("the value of {key} is encrypted with key {key_id}, which the store was not given")]
     UnknownEncryptionKey {

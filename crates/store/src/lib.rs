@@ -1,4 +1,5 @@
-//! Revisioned, watchable bytes: what an API server needs of a store, and an embedded one that keeps it on a disk.
+//! Revisioned, watchable bytes: what an API server needs of a store, an embedded one that keeps it on a disk, and one that
+//! keeps it in etcd.
 //!
 //! Knows no objects. Every transaction has a revision of its own, revisions only grow and are never used twice, and a
 //! transaction is acknowledged and shown to watchers only after it is on the disk.
@@ -13,6 +14,7 @@ mod cursor;
 mod disk;
 mod embedded;
 mod error;
+mod etcd;
 mod frame;
 mod group;
 mod index;
@@ -33,6 +35,7 @@ pub use cipher::{Encryption, EncryptionKey, Random, system_random};
 pub use disk::{Disk, DiskFile, DiskLock, FileDisk, LockError};
 pub use embedded::EmbeddedStore;
 pub use error::StoreError;
+pub use etcd::{EtcdOptions, EtcdStore, EtcdTls};
 pub use options::{Monotonic, Options, Writer};
 pub use recovery::{Recovery, TornTail};
 pub use retention::Retention;

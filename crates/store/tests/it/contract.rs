@@ -11,46 +11,76 @@ use store::{
 
 use crate::support::{all, open, put, run, small};
 
-fn store() -> EmbeddedStore {
+fn embedded() -> EmbeddedStore {
     open(&SimDisk::new(1), Options { retention: Retention::manual(), ..small(1) }).expect("opened")
 }
 
-#[test]
-fn only_what_matches_is_changed_and_every_change_has_its_revision() {
-    run(async {
-        let store = store();
-        assert_eq!(store.current_revision(), 1, "0 can mean none");
+/// Runs a part of the contract over each implementation. Revisions are relative to where the store begins: etcd's has
+/// marks of its own, and a transaction without effect costs it a revision.
+macro_rules! contract {
+    ($($name:ident),*) => {$(
+        mod $name {
+            #[test]
+            fn embedded() {
+                crate::support::run(super::check::$name(&super::embedded()));
+            }
+
+            #[test]
+            fn etcd() {
+                crate::support::run(async {
+                    let etcd = crate::etcd::harness::Etcd::start(1).await;
+                    let store = store::EtcdStore::open(etcd.options("contract")).await.expect("opened");
+                    super::check::$name(&store).await;
+                });
+            }
+        }
+    )*};
+}
+
+contract!(
+    only_what_matches_is_changed_and_every_change_has_its_revision,
+    pages_of_a_list_are_of_one_revision,
+    compaction_ends_what_reaches_further_back_and_nothing_else,
+    a_watch_tells_kinds_and_what_was_before_and_progress_of_others
+);
+
+mod check {
+    use super::*;
+
+    pub async fn only_what_matches_is_changed_and_every_change_has_its_revision(store: &dyn Store) {
+        let begin = store.current_revision();
+        assert!(begin >= 1, "0 can mean none");
         let create = Txn::new().when("/a", Compare::Absent).put("/a", "1").put("/b", "1");
-        assert_eq!(store.commit(create.clone()).await, Ok(Outcome::Committed { revision: 2 }));
+        let first = begin + 1;
+        assert_eq!(store.commit(create.clone()).await, Ok(Outcome::Committed { revision: first }));
         let Ok(Outcome::Conflict { key, current }) = store.commit(create).await else { panic!("a conflict") };
-        assert_eq!((&*key, current.as_ref().map(|item| item.mod_revision)), ("/a", Some(2)));
+        assert_eq!((&*key, current.as_ref().map(|item| item.mod_revision)), ("/a", Some(first)));
         let update = |revision| Txn::new().when("/a", Compare::ModRevision(revision)).put("/a", "2");
-        assert!(matches!(store.commit(update(1)).await, Ok(Outcome::Conflict { .. })));
-        assert_eq!(store.commit(update(2)).await, Ok(Outcome::Committed { revision: 3 }));
-        let nothing = Txn::new().delete("/none");
-        assert_eq!(store.commit(nothing).await, Ok(Outcome::Committed { revision: 3 }));
-        let missing = Txn::new().when("/none", Compare::ModRevision(3)).put("/c", "1");
+        assert!(matches!(store.commit(update(begin)).await, Ok(Outcome::Conflict { .. })));
+        let second = first + 1;
+        assert_eq!(store.commit(update(first)).await, Ok(Outcome::Committed { revision: second }));
+        let nothing = store.commit(Txn::new().delete("/none")).await.expect("committed");
+        assert!(matches!(nothing, Outcome::Committed { revision } if revision >= second));
+        let missing = Txn::new().when("/none", Compare::ModRevision(second)).put("/c", "1");
         let conflict = Outcome::Conflict { key: "/none".into(), current: None };
         assert_eq!(store.commit(missing).await, Ok(conflict));
-        assert_eq!(store.get("/b").await.expect("read").expect("there").mod_revision, 2);
+        assert_eq!(store.get("/b").await.expect("read").expect("there").mod_revision, first);
         assert_eq!(store.get("/c").await, Ok(None));
         let twice = Txn::new().put("/a", "1").delete("/a");
         assert!(matches!(store.commit(twice).await, Err(StoreError::BadTransaction(_))));
-        assert_eq!(store.current_revision(), 3);
-    });
-}
+        assert!((second..=second + 1).contains(&store.current_revision()));
+        assert_eq!(store.newest_revision().await, Ok(store.current_revision()));
+        assert_eq!(store.check().await, Ok(()));
+    }
 
-#[test]
-fn pages_of_a_list_are_of_one_revision() {
-    run(async {
-        let store = store();
+    pub async fn pages_of_a_list_are_of_one_revision(store: &dyn Store) {
         for number in 0..10 {
-            put(&store, &format!("/p/{number}"), "old").await.expect("put");
+            put(store, &format!("/p/{number}"), "old").await.expect("put");
         }
-        put(&store, "/q", "other").await.expect("put");
+        let at = put(store, "/q", "other").await.expect("put");
         let first = store.list("/p/", ListOptions { limit: 4, ..Default::default() }).await.expect("listed");
-        assert_eq!((first.items.len(), first.more, first.remaining, first.revision), (4, true, 6, 12));
-        put(&store, "/p/5", "new").await.expect("put");
+        assert_eq!((first.items.len(), first.more, first.remaining, first.revision), (4, true, 6, at));
+        put(store, "/p/5", "new").await.expect("put");
         store.commit(Txn::new().delete("/p/6")).await.expect("deleted");
         let after = first.items.last().map(|item| &*item.key);
         let rest = ListOptions { at: Some(first.revision), limit: 0, after };
@@ -59,56 +89,79 @@ fn pages_of_a_list_are_of_one_revision() {
         assert!(rest.items.iter().all(|item| item.value == "old"));
         let exact = store.list("/p/", ListOptions { limit: 9, ..Default::default() }).await.expect("listed");
         assert_eq!((exact.items.len(), exact.more), (9, false));
+        let keys = |listing: &store::Listing| listing.items.iter().map(|item| item.key.to_string()).collect();
+        let keys: Vec<String> = keys(&exact);
+        assert!(keys.is_sorted() && keys[6] == "/p/7", "{keys:?}");
         let future = ListOptions { at: Some(99), ..Default::default() };
-        assert_eq!(store.list("/", future).await, Err(StoreError::Future { asked: 99, current: 14 }));
-    });
+        let current = store.current_revision();
+        assert_eq!(store.list("/", future).await, Err(StoreError::Future { asked: 99, current }));
+    }
+
+    pub async fn compaction_ends_what_reaches_further_back_and_nothing_else(store: &dyn Store) {
+        let mut at = Vec::new();
+        for value in ["1", "2", "3", "4"] {
+            at.push(put(store, "/a", value).await.expect("put"));
+        }
+        let ahead = store.watch("/", at[2]).await.expect("watched");
+        store.compact(at[2]).await.expect("compacted");
+        store.compact(at[1]).await.expect("no effect");
+        let future = store.compact(99).await;
+        assert!(matches!(future, Err(StoreError::Future { asked: 99, .. })), "{future:?}");
+        let of = |revision| ListOptions { at: Some(revision), ..Default::default() };
+        assert!(matches!(
+            store.list("/a", of(at[1])).await,
+            Err(StoreError::Compacted { asked, .. }) if asked == at[1]
+        ));
+        assert_eq!(store.list("/a", of(at[2])).await.expect("listed").items[0].value, "3");
+        assert!(matches!(store.watch("/", at[1]).await, Err(StoreError::Compacted { .. })));
+        let mut ahead = ahead;
+        assert_eq!(ahead.next().await.expect("an event").expect("not compacted").revision, at[3]);
+    }
+
+    pub async fn a_watch_tells_kinds_and_what_was_before_and_progress_of_others(store: &dyn Store) {
+        let begin = store.current_revision();
+        let mut watch = store.watch("/a/", begin).await.expect("watched");
+        assert!(watch.next_batch().now_or_never().is_none(), "nothing happened yet");
+        put(store, "/a/1", "one").await.expect("put");
+        put(store, "/b/1", "other").await.expect("put");
+        store.commit(Txn::new().delete("/a/1").put("/a/2", "two")).await.expect("committed");
+        let (mut told, mut seen) = (Vec::new(), begin);
+        while seen < begin + 3 {
+            let batch = watch.next_batch().await.expect("a batch").expect("not compacted");
+            assert!(batch.revision > seen, "progress goes forward");
+            seen = batch.revision;
+            told.extend(batch.events);
+        }
+        assert_eq!(seen, begin + 3);
+        let in_short: Vec<_> =
+            told.iter().map(|event| (event.revision - begin, event.kind(), event.prev_revision)).collect();
+        let expected = [(1, EventKind::Put, 0), (3, EventKind::Delete, begin + 1), (3, EventKind::Put, 0)];
+        assert_eq!(in_short, expected);
+        assert_eq!(told[1].prev_value.as_deref(), Some(&b"one"[..]));
+        put(store, "/b/1", "again").await.expect("put");
+        let progress = watch.next_batch().await.expect("a batch").expect("not compacted");
+        assert_eq!(progress, Batch { events: vec![], revision: begin + 4 });
+    }
 }
 
+/// What only a store with its own history in memory can promise.
 #[test]
-fn compaction_ends_what_reaches_further_back_and_nothing_else() {
+fn a_watch_that_is_overtaken_by_compaction_or_the_end_says_so() {
     run(async {
-        let store = store();
+        let store = embedded();
         for value in ["1", "2", "3", "4"] {
             put(&store, "/a", value).await.expect("put");
         }
         let mut behind = store.watch("/", 2).await.expect("watched");
-        let mut ahead = store.watch("/", 4).await.expect("watched");
         store.compact(4).await.expect("compacted");
-        store.compact(3).await.expect("no effect");
-        assert_eq!(store.compact(9).await, Err(StoreError::Future { asked: 9, current: 5 }));
         assert_eq!(store.compacted_revision(), 4);
-        let at = |revision| ListOptions { at: Some(revision), ..Default::default() };
-        let gone = |asked| StoreError::Compacted { asked, oldest: 4 };
-        assert_eq!(store.list("/", at(3)).await, Err(gone(3)));
-        assert_eq!(store.list("/", at(4)).await.expect("listed").items[0].value, "3");
-        assert_eq!(store.watch("/", 3).await.err(), Some(gone(3)));
-        assert_eq!(behind.next().await, Some(Err(gone(2))));
+        assert_eq!(behind.next().await, Some(Err(StoreError::Compacted { asked: 2, oldest: 4 })));
         assert_eq!(behind.next().await, None, "nothing follows an error");
-        assert_eq!(ahead.next().await.expect("an event").expect("not compacted").revision, 5);
-    });
-}
-
-#[test]
-fn a_watch_tells_kinds_and_what_was_before_and_progress_of_others() {
-    run(async {
-        let store = store();
-        let mut watch = store.watch("/a/", 1).await.expect("watched");
-        assert!(watch.next_batch().now_or_never().is_none(), "nothing happened yet");
-        put(&store, "/a/1", "one").await.expect("put");
-        put(&store, "/b/1", "other").await.expect("put");
-        store.commit(Txn::new().delete("/a/1").put("/a/2", "two")).await.expect("committed");
-        let batch = watch.next_batch().await.expect("a batch").expect("not compacted");
-        let told: Vec<_> =
-            batch.events.iter().map(|event| (event.revision, event.kind(), event.prev_revision)).collect();
-        assert_eq!(told, [(2, EventKind::Put, 0), (4, EventKind::Delete, 2), (4, EventKind::Put, 0)]);
-        assert_eq!(batch.revision, 4);
-        put(&store, "/b/1", "again").await.expect("put");
-        let progress = watch.next_batch().await.expect("a batch").expect("not compacted");
-        assert_eq!(progress, Batch { events: vec![], revision: 5 });
+        let mut watch = store.watch("/", 5).await.expect("watched");
         store.close().await.expect("closed");
         assert!(watch.next_batch().await.is_none(), "a watch ends with its store");
         assert!(matches!(put(&store, "/a/1", "late").await, Err(StoreError::Stopped(_))));
-        assert_eq!(all(&store).await.len(), 2, "reads go on");
+        assert_eq!(all(&store).await.len(), 1, "reads go on");
     });
 }
 
@@ -141,7 +194,7 @@ fn watches_are_gapless_while_many_write() {
             tasks.spawn(async move {
                 for number in 0..EACH {
                     let key = format!("/w/{writer}/{}", number % 10);
-                    let revision = put(&store, &key, format!("{number}")).await.expect("put");
+                    let revision = put(&*store, &key, format!("{number}")).await.expect("put");
                     // Also from the middle of what is going on.
                     if number % 50 == 10 {
                         let watch = store.watch("/w/", revision - 9).await.expect("watched");

@@ -1,7 +1,8 @@
-//! The store from outside: what it promises, on a simulated disk that fails and on a real one.
+//! The stores from outside: what they promise, on a simulated disk that fails, on a real one, and on real etcd members.
 
 mod contract;
 mod damage;
+mod etcd;
 mod faults;
 mod kill;
 mod ledger;

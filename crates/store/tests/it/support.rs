@@ -24,7 +24,7 @@ pub fn open(disk: &SimDisk, options: Options) -> Result<EmbeddedStore, StoreErro
 }
 
 /// Writes one key without conditions.
-pub async fn put(store: &EmbeddedStore, key: &str, value: impl Into<Bytes>) -> Result<Revision, StoreError> {
+pub async fn put(store: &dyn Store, key: &str, value: impl Into<Bytes>) -> Result<Revision, StoreError> {
     match store.commit(Txn::new().put(key, value)).await? {
         Outcome::Committed { revision } => Ok(revision),
         Outcome::Conflict { .. } => panic!("a conflict without a condition"),

@@ -2,6 +2,7 @@
 
 mod grants;
 mod identities;
+mod join;
 mod nodes;
 
 use std::sync::Arc;

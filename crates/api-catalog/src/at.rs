@@ -122,7 +122,8 @@ impl<'p, 'v> At<'p, 'v> {
     pub fn path(&self) -> String {
         let mut text = String::new();
         self.spell(&mut text);
-        text
+        // Upstream's name of the object itself.
+        if text.is_empty() { "[]".to_owned() } else { text }
     }
 
     // Rules nest as deep as schemas do, so recursion ends soon.

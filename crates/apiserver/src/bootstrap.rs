@@ -135,12 +135,18 @@ async fn ensure(server: Arc<ApiServer>, client: kube::Client, wanted: Value) -> 
             }
         }
     };
-    match client.request::<Value>(request).await {
-        Ok(_) => Ok(()),
-        // Another server was faster.
-        Err(kube::Error::Api(status)) if status.code == StatusCode::CONFLICT.as_u16() => Ok(()),
-        Err(error) => Err(failed(&wanted, error)),
+    let error = match client.request::<Value>(request).await {
+        Ok(_) => return Ok(()),
+        Err(error) => error,
+    };
+    // Another server was faster, and has the name or the address.
+    let taken = [StatusCode::CONFLICT, StatusCode::UNPROCESSABLE_ENTITY].map(|code| code.as_u16());
+    if matches!(&error, kube::Error::Api(status) if taken.contains(&status.code))
+        && client.request::<Value>(send("GET", &path, &Value::Null)).await.is_ok()
+    {
+        return Ok(());
     }
+    Err(failed(&wanted, error))
 }
 
 fn percent_encode(name: &str) -> String {

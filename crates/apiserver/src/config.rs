@@ -87,6 +87,8 @@ pub struct Config {
     pub git_version: String,
     /// How often old revisions are forgotten: those superseded before the last time.
     pub compact_every: Duration,
+    /// Whether reads that ask for the newest state get the last known one, with a warning, while the store has no quorum.
+    pub stale_reads_without_quorum: bool,
 }
 
 impl Default for Config {
@@ -103,6 +105,7 @@ impl Default for Config {
             request_timeout: Duration::from_secs(60),
             git_version: api_machinery::VERSION.to_owned(),
             compact_every: Duration::from_secs(300),
+            stale_reads_without_quorum: false,
         }
     }
 }

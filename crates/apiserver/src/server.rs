@@ -81,7 +81,7 @@ impl ApiServer {
         gate: impl FnOnce(Arc<dyn Lookup>) -> Arc<dyn Gate>,
     ) -> Result<Arc<ApiServer>, StartError> {
         let Dependencies { store, catalog, clock, entropy, kubelets } = dependencies;
-        let cache = Cache::load(store.clone(), &catalog).await?;
+        let cache = Cache::load(store.clone(), &catalog, config.stale_reads_without_quorum).await?;
         let gate = gate(cache.clone());
         let server = Arc::new(ApiServer {
             documents: Documents::new(&config, &catalog),

@@ -9,19 +9,29 @@ use crate::types::Body;
 
 struct Check {
     name: &'static str,
-    failure: Option<&'static str>,
+    failure: Option<String>,
 }
 
-fn checks(server: &ApiServer, endpoint: &str) -> Vec<Check> {
-    let check = |name, fine: bool, why| Check { name, failure: (!fine).then_some(why) };
-    let storing = server.is_storing();
+/// Why the store does not do what it should, if so.
+async fn store(server: &ApiServer) -> Option<String> {
+    if !server.is_storing() {
+        return Some("the store does not accept writes".to_owned());
+    }
+    server.store().check().await.err().map(|error| error.to_string())
+}
+
+async fn checks(server: &ApiServer, endpoint: &str) -> Vec<Check> {
+    let check = |name, fine: bool, why: &str| Check { name, failure: (!fine).then(|| why.to_owned()) };
+    // Nobody is helped by a restart of this server while the store cannot answer.
+    let store = if endpoint == "livez" { None } else { store(server).await };
     let mut checks = vec![
         check("ping", true, ""),
         check("log", true, ""),
-        check("etcd", storing || endpoint == "livez", "the store does not accept writes"),
+        Check { name: "etcd", failure: store.clone() },
         check("poststarthook/bootstrap-objects", server.is_ready() || endpoint == "livez", "not finished"),
     ];
     if endpoint == "readyz" {
+        checks.push(Check { name: "etcd-readiness", failure: store });
         checks.push(check("informer-sync", true, ""));
         checks.push(check("shutdown", !server.shutdown().is_cancelled(), "the server is stopping"));
     }
@@ -29,9 +39,9 @@ fn checks(server: &ApiServer, endpoint: &str) -> Vec<Check> {
 }
 
 /// Answers a health check. `segments` are those of the path.
-pub fn serve(server: &ApiServer, call: &Call, segments: &[&str]) -> Response<Body> {
+pub async fn serve(server: &ApiServer, call: &Call, segments: &[&str]) -> Response<Body> {
     let endpoint = segments[0];
-    let checks = checks(server, endpoint);
+    let checks = checks(server, endpoint).await;
     if let [_, name @ ..] = segments
         && !name.is_empty()
     {
@@ -48,7 +58,7 @@ pub fn serve(server: &ApiServer, call: &Call, segments: &[&str]) -> Response<Bod
     let mut text = String::new();
     let mut failed = false;
     for check in &checks {
-        let line = match check.failure {
+        let line = match &check.failure {
             _ if excluded.contains(&check.name) => format!("[+]{} excluded: ok\n", check.name),
             None => format!("[+]{} ok\n", check.name),
             Some(why) => {

@@ -41,7 +41,7 @@ pub async fn serve(server: &Arc<ApiServer>, call: &Call) -> Result<Response<Body
             found(call, server.documents().resources.get(&format!("{group}/{version}")))
         }
         ["openapi", rest @ ..] => openapi::serve(server, call, rest).await,
-        ["healthz" | "livez" | "readyz", ..] => Ok(health::serve(server, call, &segments)),
+        ["healthz" | "livez" | "readyz", ..] => Ok(health::serve(server, call, &segments).await),
         ["metrics"] => {
             let text = server.metrics().render(server.cache().revision());
             Ok(respond::text(StatusCode::OK, text))

@@ -17,7 +17,7 @@ use crate::request::query::{ListOptions, Match};
 use crate::request::respond::Answer;
 use crate::request::route::ResourceCall;
 use crate::server::ApiServer;
-use crate::watch::{Cached, ResourceCache, Selection, Start, WatchPlan};
+use crate::watch::{Cached, Freshness, ResourceCache, Selection, Start, WatchPlan};
 
 /// Items that are read from the store at a time.
 const CHUNK: usize = 500;
@@ -133,6 +133,7 @@ pub async fn list(server: &ApiServer, call: &ResourceCall) -> Result<Answer, Api
     let options = ListOptions::parse(&call.query, false)?;
     let selection = selection(call)?;
     let list = List { server, call, selection, limit: options.limit };
+    let mut freshness = Freshness::Newest;
     let page = if let Some(token) = &options.continue_token {
         let token = ContinueToken::decode(token, &list.prefix())?;
         list.read_store(token.rv, Some(&token.start)).await?
@@ -142,10 +143,17 @@ pub async fn list(server: &ApiServer, call: &ResourceCall) -> Result<Answer, Api
             (Some(revision), Match::Default) if revision > 0 && options.limit.is_some() => {
                 list.read_store(revision, None).await?
             }
-            (asked, _) => list.read_cache(asked).await?,
+            (Some(revision), _) => {
+                server.cache().reach(revision).await?;
+                list.read_cache().await?
+            }
+            (None, _) => {
+                freshness = server.cache().catch_up().await?;
+                list.read_cache().await?
+            }
         }
     };
-    Ok(Answer::list(page))
+    Ok(Answer::list(page).with_warnings(freshness.warnings()))
 }
 
 struct List<'a> {
@@ -160,12 +168,8 @@ impl List<'_> {
         format!("{}{}", self.call.prefix(), self.selection.key_prefix())
     }
 
-    async fn read_cache(&self, asked: Option<u64>) -> Result<Page, ApiError> {
+    async fn read_cache(&self) -> Result<Page, ApiError> {
         let all = self.server.cache();
-        match asked {
-            None => all.catch_up().await?,
-            Some(revision) => all.reach(revision).await?,
-        }
         let (mut objects, revision) = all.snapshot(cache(self.server, self.call)?, &self.selection).await?;
         let total = objects.len();
         let Some(limit) = self.limit.filter(|limit| *limit < total) else {
@@ -218,6 +222,7 @@ pub async fn watch(server: &ApiServer, call: &ResourceCall) -> Result<Answer, Ap
     let selection = selection(call)?;
     let all = server.cache();
     let initial = options.send_initial_events;
+    let mut freshness = Freshness::Newest;
     let start = match (options.resource_version, initial) {
         (Some(revision), None) if revision > 0 => Start::After(revision),
         (Some(revision), _) => {
@@ -225,7 +230,7 @@ pub async fn watch(server: &ApiServer, call: &ResourceCall) -> Result<Answer, Ap
             if initial == Some(false) && revision > 0 { Start::After(revision) } else { start(initial) }
         }
         (None, _) => {
-            all.catch_up().await?;
+            freshness = all.catch_up().await?;
             start(initial)
         }
     };
@@ -234,14 +239,15 @@ pub async fn watch(server: &ApiServer, call: &ResourceCall) -> Result<Answer, Ap
         // Spread out, so that watches that began together do not come back together.
         _ => WATCH_SECONDS + server.entropy().below(WATCH_SECONDS),
     };
-    Ok(Answer::watch(WatchPlan {
+    let plan = WatchPlan {
         cache: cache(server, call)?.clone(),
         selection,
         start,
         bookmarks: options.bookmarks,
         mark_initial_end: initial == Some(true),
         timeout: Duration::from_secs(seconds),
-    }))
+    };
+    Ok(Answer::watch(plan).with_warnings(freshness.warnings()))
 }
 
 fn start(initial: Option<bool>) -> Start {

@@ -20,11 +20,12 @@ use api_machinery::status::ApiError;
 pub use self::lens::Lens;
 pub use self::list::Page;
 use crate::proxy;
+use crate::request::commit::store_error;
 use crate::request::decode::Body;
 use crate::request::respond::Answer;
 use crate::request::route::ResourceCall;
 use crate::server::ApiServer;
-use crate::watch::Cached;
+use crate::watch::{Cached, Freshness};
 
 /// Answers a get, list, watch or a stream.
 pub async fn read(server: &Arc<ApiServer>, call: &ResourceCall) -> Result<Answer, ApiError> {
@@ -42,26 +43,36 @@ pub async fn read(server: &Arc<ApiServer>, call: &ResourceCall) -> Result<Answer
 async fn get(server: &ApiServer, call: &ResourceCall, lens: &Lens) -> Result<Answer, ApiError> {
     let asked =
         crate::request::query::resource_version(call.query.get("resourceVersion").unwrap_or_default())?;
+    let mut freshness = Freshness::Newest;
     let object = match (asked, server.cache().resource(&call.stored)) {
         // Any state will do, or any that is not older than the one asked for: the cache has it.
         (Some(revision), Some(cache)) => {
             server.cache().reach(revision).await?;
             cache.get(&call.key())
         }
-        _ => current(server, call).await?.map(Arc::new),
+        (_, cache) => match (server.store().get(&call.store_key()).await, cache) {
+            (Ok(found), _) => {
+                found.map(|item| Arc::new(Cached::new(&call.key(), item.value, item.mod_revision)))
+            }
+            (Err(error), Some(cache)) => {
+                freshness = server.cache().despite(error)?;
+                cache.get(&call.key())
+            }
+            (Err(error), None) => return Err(store_error(error)),
+        },
     };
     let object = object.ok_or_else(|| not_found(call))?;
     if lens.is_whole() {
-        return Ok(Answer::object(object));
+        return Ok(Answer::object(object).with_warnings(freshness.warnings()));
     }
     let value = object.value().ok_or_else(|| ApiError::internal("the stored object does not decode"))?;
-    Ok(Answer::value(lens.view(&value)))
+    Ok(Answer::value(lens.view(&value)).with_warnings(freshness.warnings()))
 }
 
 /// The newest state in the store.
 pub(crate) async fn current(server: &ApiServer, call: &ResourceCall) -> Result<Option<Cached>, ApiError> {
     let key = call.key();
-    let found = server.store().get(&call.store_key()).await.map_err(crate::request::commit::store_error)?;
+    let found = server.store().get(&call.store_key()).await.map_err(store_error)?;
     Ok(found.map(|item| Cached::new(&key, item.value, item.mod_revision)))
 }
 

@@ -58,6 +58,13 @@ pub fn store_error(error: StoreError) -> ApiError {
             ApiError::new(Reason::InternalError, text).with_code(507)
         }
         StoreError::Compacted { .. } => ApiError::expired(EXPIRED_LIST),
+        // Upstream hands etcd's words on with a bare 500, and so that nobody repeats what may have happened without looking,
+        // nothing is said about trying again.
+        StoreError::Unavailable(_) | StoreError::OutcomeUnknown(_) => {
+            tracing::warn!(%error, "the store did not answer");
+            ApiError::new(Reason::Unknown, error.to_string()).with_code(500)
+        }
+        StoreError::BadTransaction(_) => ApiError::new(Reason::Unknown, error.to_string()).with_code(500),
         other => {
             tracing::error!(error = %other, "the store failed");
             ApiError::internal(format_args!("the store failed: {other}"))

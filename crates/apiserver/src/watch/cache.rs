@@ -19,6 +19,7 @@ use super::object::Cached;
 use super::resource::ResourceCache;
 use super::selection::Selection;
 use crate::catalog::{Catalog, GroupResource, REGISTRY, key};
+use crate::request::commit::store_error;
 use crate::types::Lookup;
 
 /// How long a read waits for the cache to catch up.
@@ -28,22 +29,50 @@ const PAGE: usize = 500;
 /// Wait before the store is asked again after it failed.
 const RETRY: Duration = Duration::from_millis(200);
 
+/// How much is known of the store's newest state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Freshness {
+    /// Everything that was committed before the question.
+    Newest,
+    /// What was known when the store's quorum was lost.
+    LastKnown,
+}
+
+impl Freshness {
+    /// What a client is told who asked for the newest state.
+    pub fn warnings(self) -> Vec<String> {
+        match self {
+            Freshness::Newest => Vec::new(),
+            Freshness::LastKnown => vec![
+                "the store has no quorum: this is the last known state and may be out of date".to_owned(),
+            ],
+        }
+    }
+}
+
 /// All watch caches.
 pub struct Cache {
     store: Arc<dyn Store>,
+    /// Whether the last known state will do while the store has no quorum.
+    stale: bool,
     resources: BTreeMap<String, Arc<ResourceCache>>,
     revision: watch::Sender<u64>,
 }
 
 impl Cache {
-    /// Lists the store and starts with what it holds.
-    pub async fn load(store: Arc<dyn Store>, catalog: &Catalog) -> Result<Arc<Cache>, StoreError> {
+    /// Lists the store and starts with what it holds. `stale` says whether the last known state will do where the newest is
+    /// asked for, while the store has no quorum.
+    pub async fn load(
+        store: Arc<dyn Store>,
+        catalog: &Catalog,
+        stale: bool,
+    ) -> Result<Arc<Cache>, StoreError> {
         let resources: BTreeMap<String, Arc<ResourceCache>> = catalog
             .stored()
             .into_iter()
             .map(|(name, resource)| (name.prefix(), Arc::new(ResourceCache::new(resource))))
             .collect();
-        let cache = Cache { store, resources, revision: watch::Sender::new(0) };
+        let cache = Cache { store, stale, resources, revision: watch::Sender::new(0) };
         let (listed, revision) = cache.list_store().await?;
         for (prefix, objects) in listed {
             if let Some(resource) = cache.resources.get(&prefix) {
@@ -80,9 +109,21 @@ impl Cache {
         }
     }
 
-    /// Waits until the cache holds everything that was committed before the call.
-    pub async fn catch_up(&self) -> Result<(), ApiError> {
-        self.reach(self.store.current_revision()).await
+    /// Waits until the cache holds everything that was committed before the call, by whichever server.
+    pub async fn catch_up(&self) -> Result<Freshness, ApiError> {
+        match self.store.newest_revision().await {
+            Ok(newest) => self.reach(newest).await.map(|()| Freshness::Newest),
+            Err(error) => self.despite(error),
+        }
+    }
+
+    /// Whether a read may go on with the last known state after the store failed.
+    pub fn despite(&self, error: StoreError) -> Result<Freshness, ApiError> {
+        if self.stale && matches!(error, StoreError::Unavailable(_)) {
+            tracing::debug!(%error, "a read is answered with the last known state");
+            return Ok(Freshness::LastKnown);
+        }
+        Err(store_error(error))
     }
 
     /// The selected objects and the revision of which they are the exact state.
@@ -234,6 +275,6 @@ impl Lookup for Cache {
     }
 
     async fn fresh(&self) -> Result<(), ApiError> {
-        self.catch_up().await
+        self.catch_up().await.map(|_| ())
     }
 }

@@ -10,7 +10,7 @@ mod resource;
 mod selection;
 mod stream;
 
-pub use cache::Cache;
+pub use cache::{Cache, Freshness};
 pub use object::{Cached, Index};
 pub use resource::{Event, ResourceCache, Subscription, TooOld};
 pub use selection::Selection;

@@ -2,6 +2,7 @@
 
 mod allocation;
 mod concurrency;
+mod etcd;
 mod faults;
 mod fixture;
 mod gate;

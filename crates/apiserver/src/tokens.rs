@@ -9,6 +9,8 @@ use ring::rand::SystemRandom;
 use ring::signature::{
     ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair, UnparsedPublicKey,
 };
+use rustls_pki_types::PrivateKeyDer;
+use rustls_pki_types::pem::PemObject;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -130,6 +132,18 @@ impl Tokens {
             random,
             entropy,
         })
+    }
+
+    /// With an ECDSA P-256 key from a PEM file, in PKCS #8 (`PRIVATE KEY`).
+    pub fn from_pem(pem: &str, issuer: &str, entropy: Entropy) -> Result<Tokens, TokenError> {
+        let bad = |why: String| TokenError::Key(why);
+        let key = PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(|error| bad(error.to_string()))?;
+        let only = "only ECDSA keys on P-256 in PKCS #8 (PRIVATE KEY) are supported";
+        let key = rcgen::KeyPair::try_from(&key).map_err(|_| bad(only.to_owned()))?;
+        if key.algorithm() != &rcgen::PKCS_ECDSA_P256_SHA256 {
+            return Err(bad(only.to_owned()));
+        }
+        Tokens::new(&key.serialize_der(), issuer, entropy)
     }
 
     /// With a key that nobody else has and that is gone with the process: for tests and simulations.
@@ -320,5 +334,18 @@ mod tests {
         assert_eq!(key["x"].as_str().map(str::len), Some(43));
         assert_eq!(tokens.openid_configuration()["jwks_uri"], format!("{ISSUER}/openid/v1/jwks"));
         assert!(Tokens::new(b"no key", ISSUER, Entropy::seeded(1)).is_err());
+    }
+
+    #[test]
+    fn a_key_from_a_file() {
+        let made = |algorithm| rcgen::KeyPair::generate_for(algorithm).expect("a key").serialize_pem();
+        let pem = made(&rcgen::PKCS_ECDSA_P256_SHA256);
+        let [first, again] =
+            [1, 2].map(|seed| Tokens::from_pem(&pem, ISSUER, Entropy::seeded(seed)).expect("a key"));
+        let token = first.sign(claims()).expect("a token");
+        again.verify(&token, again.audiences(), at(2000)).expect("the same key elsewhere");
+        let other = Tokens::from_pem(&made(&rcgen::PKCS_ECDSA_P384_SHA384), ISSUER, Entropy::seeded(1)).err();
+        assert!(other.expect("refused").to_string().contains("P-256"));
+        assert!(Tokens::from_pem("no key", ISSUER, Entropy::seeded(1)).is_err());
     }
 }

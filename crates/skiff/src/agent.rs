@@ -8,32 +8,30 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use api_machinery::clock::Clock;
 use api_machinery::entropy::Entropy;
-use component::Context;
+use component::identity::Identity;
 use host::network::Held;
 use host::nft::NftProgram;
 use kube_proxy::plan::Ranges;
+use kubelet::config::ServerTls;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::files::AgentFiles;
 use crate::flags::{AgentFlags, NodeFlags};
+use crate::join::{self, Base};
 
 /// Where the kubelet answers the API server.
 const KUBELET_PORT: u16 = 10250;
 
 /// Runs until shutdown, or until a part of the node cannot go on: the whole process then ends and is started again.
 pub async fn run(flags: AgentFlags, shutdown: CancellationToken) -> Result<()> {
-    let files = AgentFiles::below(&flags.node.data_dir);
     let tasks = TaskTracker::new();
-    let context = |kubeconfig: &Path| -> Result<Context> {
-        Ok(Context {
-            client: component::connect::from_kubeconfig(kubeconfig)?,
-            clock: Clock::system(),
-            entropy: Entropy::from_os(),
-            tasks: tasks.clone(),
-            shutdown: shutdown.clone(),
-        })
+    let base = Base {
+        clock: Clock::system(),
+        entropy: Entropy::from_os(),
+        tasks: tasks.clone(),
+        shutdown: shutdown.clone(),
     };
     let held = Held {
         pods: flags.node.cluster_cidr.clone(),
@@ -43,14 +41,23 @@ pub async fn run(flags: AgentFlags, shutdown: CancellationToken) -> Result<()> {
     // Before anything else uses the network: from here on no packet to a pod or service leaves this node untranslated.
     host::network::hold(&held).await.context("cannot hold the pod and service ranges")?;
 
+    let Some(credentials) = credentials(&flags, &base).await? else { return Ok(()) };
     let mut parts: JoinSet<Result<()>> = JoinSet::new();
-    let kubelet = kubelet_config(&flags.node, &files)?;
-    let (kubelet_context, proxy_context) = (context(&files.kubelet_kubeconfig)?, context(&files.proxy_kubeconfig)?);
+    let network = network_config(&flags.node).await?;
+    let mtu = pod_network::pod_mtu(network.mode, &network.underlay);
+    let kubelet = kubelet_config(&flags.node, credentials.tls, mtu)?;
+    let (kubelet_context, proxy_context) =
+        (base.context(credentials.kubelet), base.context(credentials.proxy));
+    // All nodes are the proxy's to read, its own node the kubelet's to annotate.
+    let (network_context, own) = (proxy_context.clone(), kubelet_context.client.clone());
+    parts.spawn(async move { pod_network::run(network_context, own, network).await.context("pod network") });
     parts.spawn(async move { kubelet::run(kubelet_context, kubelet).await.context("kubelet") });
     let dns = dns_config(&flags.node);
     let dns_context = proxy_context.clone();
     parts.spawn(async move { dns::run(dns_context, dns).await.context("DNS") });
     let proxy = kube_proxy::Config {
+        node_name: flags.node.name()?,
+        mode: kube_proxy::ProxyMode::default(),
         ranges: Ranges { pods: flags.node.cluster_cidr.clone(), services: flags.service_cidr.clone() },
         local_addresses: vec![flags.node.cluster_dns],
     };
@@ -63,8 +70,44 @@ pub async fn run(flags: AgentFlags, shutdown: CancellationToken) -> Result<()> {
     outcome
 }
 
-fn kubelet_config(node: &NodeFlags, files: &AgentFiles) -> Result<kubelet::config::Config> {
-    let read = |path: &Path| std::fs::read(path).with_context(|| format!("cannot read {}", path.display()));
+/// As whom the parts of the node act.
+struct Credentials {
+    kubelet: kube::Client,
+    proxy: kube::Client,
+    tls: ServerTls,
+}
+
+/// From the server that the node joins, or from what a server left in the data directory; `None` when told to end first.
+async fn credentials(flags: &AgentFlags, base: &Base) -> Result<Option<Credentials>> {
+    let clients = vec![apiserver::pki::KUBELET_CLIENT.to_owned()];
+    if let Some(server) = &flags.join.server {
+        let Some(joined) = join::join(server, &flags.join, &flags.node, base).await? else { return Ok(None) };
+        let tls = ServerTls { identity: joined.serving, client_ca: joined.authority.into_bytes(), clients };
+        return Ok(Some(Credentials { kubelet: joined.client, proxy: joined.network, tls }));
+    }
+    let files = AgentFiles::below(&flags.node.data_dir);
+    let read = |path: &Path| {
+        std::fs::read(path).with_context(|| {
+            format!("cannot read {}; to join a cluster, give --server and --token", path.display())
+        })
+    };
+    let (certificate, key) = (read(&files.serving_certificate)?, read(&files.serving_key)?);
+    let identity = Identity::from_pem(&certificate, &key).context("the serving certificate")?;
+    Ok(Some(Credentials {
+        kubelet: component::connect::from_kubeconfig(&files.kubelet_kubeconfig)?,
+        proxy: component::connect::from_kubeconfig(&files.proxy_kubeconfig)?,
+        tls: ServerTls { identity, client_ca: read(&files.client_ca)?, clients },
+    }))
+}
+
+/// The way to other nodes: by the link that has the node's address.
+async fn network_config(node: &NodeFlags) -> Result<pod_network::Config> {
+    let address = node.node_ip.unwrap_or_else(host::system::primary_address);
+    let underlay = host::links::underlay(address).await.context("--node-ip")?;
+    Ok(pod_network::Config { node_name: node.name()?, mode: node.pod_network.mode(), underlay })
+}
+
+fn kubelet_config(node: &NodeFlags, tls: ServerTls, pod_mtu: u32) -> Result<kubelet::config::Config> {
     let address = node.node_ip.unwrap_or_else(host::system::primary_address);
     let mut config = kubelet::config::Config::new(node.name()?, &node.data_dir);
     config.node_ips = vec![address];
@@ -72,13 +115,7 @@ fn kubelet_config(node: &NodeFlags, files: &AgentFiles) -> Result<kubelet::confi
     config.cluster_domain = node.cluster_domain.clone();
     config.cluster_dns = vec![IpAddr::V4(node.cluster_dns)];
     config.cgroup_root = node.cgroup_root.clone();
-    config.pod_cidr = Some(node.first_pod_cidr()?);
-    let tls = kubelet::config::ServerTls {
-        certificate: read(&files.serving_certificate)?,
-        key: read(&files.serving_key)?,
-        client_ca: read(&files.client_ca)?,
-        clients: vec![apiserver::pki::KUBELET_CLIENT.to_owned()],
-    };
+    config.pod_mtu = Some(pod_mtu);
     config.server = Some((SocketAddr::new(address, KUBELET_PORT), tls));
     Ok(config)
 }

@@ -4,11 +4,20 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use apiserver::config::Cidr;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
-/// A node has this much of the pods' range, as upstream's default is.
-const NODE_PREFIX: u8 = 24;
+use crate::cluster::ClusterFlags;
+use crate::components::dns::DnsFlags;
+use crate::components::kube_apiserver::KubeApiserverFlags;
+use crate::components::kube_controller_manager::KubeControllerManagerFlags;
+use crate::components::kube_proxy::KubeProxyFlags;
+use crate::components::kube_scheduler::KubeSchedulerFlags;
+use crate::components::kubelet::KubeletFlags;
+use crate::datastore::DatastoreFlags;
+use crate::install::InstallFlags;
+use crate::join::JoinFlags;
+use crate::token::TokenFlags;
+use crate::uninstall::UninstallFlags;
 
 /// Kubernetes as one small binary.
 #[derive(Parser)]
@@ -25,8 +34,29 @@ pub struct Flags {
 pub enum Command {
     /// Run a control plane, and a node beside it
     Server(ServerFlags),
-    /// Run a node (kubelet, service proxy, DNS) with the credentials that a server left in the data directory
+    /// Run a node (kubelet, service proxy, DNS) that joins a server, or has the credentials that one left in the data
+    /// directory
     Agent(AgentFlags),
+    /// Make, list and delete the tokens that nodes join with
+    Token(TokenFlags),
+    /// Make and use clusters of several nodes on this machine
+    Cluster(ClusterFlags),
+    /// Run the API server alone
+    KubeApiserver(Box<KubeApiserverFlags>),
+    /// Run the scheduler alone
+    KubeScheduler(Box<KubeSchedulerFlags>),
+    /// Run the controllers alone
+    KubeControllerManager(Box<KubeControllerManagerFlags>),
+    /// Run the kubelet alone
+    Kubelet(Box<KubeletFlags>),
+    /// Run the service proxy alone
+    KubeProxy(Box<KubeProxyFlags>),
+    /// Run the cluster's DNS of this node alone
+    Dns(Box<DnsFlags>),
+    /// Install this binary and a systemd unit that runs it
+    Install(InstallFlags),
+    /// End and remove everything that Skiff made on this machine
+    Uninstall(UninstallFlags),
 }
 
 /// What a control plane needs.
@@ -47,6 +77,8 @@ pub struct ServerFlags {
     /// Run no node beside the control plane
     #[arg(long)]
     pub disable_agent: bool,
+    #[command(flatten)]
+    pub datastore: DatastoreFlags,
     #[command(flatten)]
     pub node: NodeFlags,
 }
@@ -78,6 +110,9 @@ pub struct NodeFlags {
     /// Cgroup below which the pods' cgroups are made
     #[arg(long, default_value = "/")]
     pub cgroup_root: String,
+    /// How pods reach pods on other nodes
+    #[arg(long, value_enum, default_value_t = PodNetwork::Vxlan)]
+    pub pod_network: PodNetwork,
 }
 
 impl NodeFlags {
@@ -85,14 +120,33 @@ impl NodeFlags {
     pub fn name(&self) -> Result<String> {
         match &self.node_name {
             Some(name) => Ok(name.clone()),
-            None => Ok(host::system::machine().context("cannot learn the host's name")?.hostname.to_lowercase()),
+            None => {
+                Ok(host::system::machine().context("cannot learn the host's name")?.hostname.to_lowercase())
+            }
         }
     }
+}
 
-    /// The part of the pods' range that the first node has.
-    pub fn first_pod_cidr(&self) -> Result<String> {
-        let all: Cidr = self.cluster_cidr.parse().context("--cluster-cidr")?;
-        Ok(Cidr { base: all.base, prefix: all.prefix.max(NODE_PREFIX) }.to_string())
+/// How pods reach pods on other nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PodNetwork {
+    /// Wrapped in VXLAN
+    Vxlan,
+    /// By routes alone; nodes must be on one link
+    Direct,
+    /// By routes alone to nodes on the same link, by VXLAN to others
+    Auto,
+}
+
+impl PodNetwork {
+    /// The network's own word for it.
+    pub fn mode(self) -> pod_network::Mode {
+        match self {
+            Self::Vxlan => pod_network::Mode::Vxlan,
+            Self::Direct => pod_network::Mode::Direct,
+            Self::Auto => pod_network::Mode::Auto,
+        }
     }
 }
 
@@ -103,11 +157,13 @@ pub struct AgentFlags {
     #[arg(long, default_value = "10.43.0.0/16")]
     pub service_cidr: String,
     #[command(flatten)]
+    pub join: JoinFlags,
+    #[command(flatten)]
     pub node: NodeFlags,
 }
 
 impl AgentFlags {
-    /// The command line that gives these flags again.
+    /// The command line that gives these flags again, those for joining apart.
     pub fn to_arguments(&self) -> Vec<std::ffi::OsString> {
         let node = &self.node;
         let mut arguments: Vec<std::ffi::OsString> = vec!["agent".into()];
@@ -118,6 +174,9 @@ impl AgentFlags {
         add("--cluster-dns", node.cluster_dns.to_string().into());
         add("--cluster-domain", node.cluster_domain.clone().into());
         add("--cgroup-root", node.cgroup_root.clone().into());
+        if let Some(name) = node.pod_network.to_possible_value() {
+            add("--pod-network", name.get_name().into());
+        }
         if let Some(name) = &node.node_name {
             add("--node-name", name.into());
         }
@@ -138,14 +197,38 @@ mod tests {
     #[test]
     fn the_flags_of_a_node_survive_being_passed_on() {
         let given = [
-            "skiff", "server", "--data-dir", "/d", "--node-name", "n", "--node-ip", "192.0.2.7", "--cluster-cidr",
-            "10.1.0.0/16", "--cluster-dns", "10.2.0.10", "--cluster-domain", "x.y", "--service-cidr", "10.2.0.0/16",
-            "--container-runtime-endpoint", "/r.sock", "--cgroup-root", "/c",
+            "skiff",
+            "server",
+            "--data-dir",
+            "/d",
+            "--node-name",
+            "n",
+            "--node-ip",
+            "192.0.2.7",
+            "--cluster-cidr",
+            "10.1.0.0/16",
+            "--cluster-dns",
+            "10.2.0.10",
+            "--cluster-domain",
+            "x.y",
+            "--service-cidr",
+            "10.2.0.0/16",
+            "--container-runtime-endpoint",
+            "/r.sock",
+            "--cgroup-root",
+            "/c",
+            "--pod-network",
+            "auto",
         ];
-        let Command::Server(server) = Flags::parse_from(given).command else { panic!("a server was asked for") };
-        let agent = AgentFlags { service_cidr: server.service_cidr, node: server.node };
+        let Command::Server(server) = Flags::parse_from(given).command else {
+            panic!("a server was asked for")
+        };
+        let agent =
+            AgentFlags { service_cidr: server.service_cidr, join: JoinFlags::default(), node: server.node };
         let arguments = std::iter::once("skiff".into()).chain(agent.to_arguments());
-        let Command::Agent(passed) = Flags::parse_from(arguments).command else { panic!("an agent was asked for") };
+        let Command::Agent(passed) = Flags::parse_from(arguments).command else {
+            panic!("an agent was asked for")
+        };
         assert_eq!(format!("{passed:?}"), format!("{agent:?}"));
     }
 }

@@ -1,10 +1,17 @@
 //! The one binary: flags and wiring, nothing else. What a component does is in its crate.
 
 mod agent;
+mod cluster;
+mod components;
+mod datastore;
 mod files;
 mod flags;
+mod install;
+mod join;
 mod node_process;
 mod server;
+mod token;
+mod uninstall;
 
 use std::process::ExitCode;
 
@@ -18,6 +25,7 @@ use tracing_subscriber::EnvFilter;
 fn main() -> ExitCode {
     let flags = Flags::parse();
     log(&flags.log_level);
+    host::memory::give_back_large();
     match run(flags.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -33,6 +41,12 @@ fn log(level: &str) {
 }
 
 fn run(command: Command) -> Result<()> {
+    // These change the namespaces that they are in, which must be done before there are threads.
+    if let Command::Cluster(flags) = &command
+        && let Some(outcome) = cluster::run_process(flags)
+    {
+        return outcome;
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(std::thread::available_parallelism().map_or(2, |cores| cores.get().min(8)))
         .enable_all()
@@ -41,9 +55,23 @@ fn run(command: Command) -> Result<()> {
     let outcome = runtime.block_on(async {
         let shutdown = CancellationToken::new();
         let signals = end_on_signal(shutdown.clone())?;
+        let mut housekeeping = JoinSet::new();
+        housekeeping.spawn(host::memory::give_back_small(shutdown.clone()));
         let outcome = match command {
             Command::Server(flags) => server::run(flags, shutdown).await,
             Command::Agent(flags) => agent::run(flags, shutdown).await,
+            Command::Token(flags) => token::run(flags).await,
+            Command::Cluster(flags) => cluster::run(flags, shutdown).await,
+            Command::KubeApiserver(flags) => components::kube_apiserver::run(*flags, shutdown).await,
+            Command::KubeScheduler(flags) => components::kube_scheduler::run(*flags, shutdown).await,
+            Command::KubeControllerManager(flags) => {
+                components::kube_controller_manager::run(*flags, shutdown).await
+            }
+            Command::Kubelet(flags) => components::kubelet::run(*flags, shutdown).await,
+            Command::KubeProxy(flags) => components::kube_proxy::run(*flags, shutdown).await,
+            Command::Dns(flags) => components::dns::run(*flags, shutdown).await,
+            Command::Install(flags) => install::run(flags).await,
+            Command::Uninstall(flags) => uninstall::run(flags).await,
         };
         signals.abort();
         outcome

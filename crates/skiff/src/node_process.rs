@@ -63,9 +63,21 @@ fn open(path: &Path) -> Result<File> {
 }
 
 fn start(flags: &AgentFlags, lock: File, folder: &Path) -> Result<()> {
-    let program = std::env::current_exe().context("cannot find this program's own file")?;
+    let program = program_file()?;
     let daemon = Daemon::new(program, folder.join("agent.log")).args(flags.to_arguments()).stdin(lock);
     let identity = daemon.spawn().context("cannot start the node process")?;
     tracing::info!(pid = identity.pid, "node process started");
     Ok(())
+}
+
+/// The file that this program was started from, as it is now: when it was replaced meanwhile, the node process is started
+/// from its successor.
+fn program_file() -> Result<PathBuf> {
+    let own = std::env::current_exe().context("cannot find this program's own file")?;
+    if own.exists() {
+        return Ok(own);
+    }
+    // The kernel says so behind the path of a file that is gone.
+    let path = own.to_str().and_then(|path| path.strip_suffix(" (deleted)"));
+    Ok(path.map_or(own.clone(), PathBuf::from))
 }

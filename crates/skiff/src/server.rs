@@ -1,7 +1,7 @@
 //! `skiff server`: the control plane in one process, and a node process beside it.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
@@ -15,20 +15,22 @@ use apiserver::pki::{self, Client, Names, Pki};
 use apiserver::types::UserInfo;
 use apiserver::{ApiServer, Dependencies};
 use component::Context;
-use store::{EmbeddedStore, Encryption, FileDisk, Options};
+use controllers::certificates::Authority;
+use controllers::node_ipam::{Allocations, NODE_PREFIXES, Range};
+use store::{EmbeddedStore, FileDisk, Options};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::datastore::{self, Datastore, run_while_leading};
 use crate::files::AgentFiles;
 use crate::flags::{AgentFlags, ServerFlags};
-use crate::node_process;
+use crate::join::JoinFlags;
+use crate::{node_process, token};
 
 /// Who issues the tokens of service accounts.
 const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
-/// What is encrypted on disk.
-const ENCRYPTED: &str = "/registry/secrets/";
 
 /// Runs until shutdown, or until a part of the control plane cannot go on.
 pub async fn run(flags: ServerFlags, shutdown: CancellationToken) -> Result<()> {
@@ -37,8 +39,8 @@ pub async fn run(flags: ServerFlags, shutdown: CancellationToken) -> Result<()> 
     let listener =
         TcpListener::bind(plan.listen).await.with_context(|| format!("cannot listen on {}", plan.listen))?;
     let pki = plan.certificates(&flags)?;
-    let store = plan.store()?;
-    let server = plan.start(&pki, store.clone()).await?;
+    let datastore = flags.datastore.open(&plan.folder, pki.ca_certificate()).await?;
+    let server = plan.start(&pki, &datastore).await?;
     let tls = pki.server_config().context("the API server's certificate")?;
     let mut parts: JoinSet<Result<()>> = JoinSet::new();
     let serving = apiserver::serve::listen(server.clone(), listener, tls, shutdown.clone());
@@ -47,14 +49,20 @@ pub async fn run(flags: ServerFlags, shutdown: CancellationToken) -> Result<()> 
         Ok(())
     });
     tracing::info!(address = %plan.listen, "the API server is ready");
-    plan.start_clients(&server, &pki, &shutdown, &mut parts);
+    plan.start_clients(&server, &pki, datastore.is_shared(), &shutdown, &mut parts)?;
+    let own = server.client(apiserver::bootstrap::identity());
+    token::first(&own, &plan.folder, pki.ca_certificate(), &plan.entropy).await?;
     if !flags.disable_agent {
-        let agent = AgentFlags { service_cidr: flags.service_cidr.clone(), node: flags.node.clone() };
+        let agent = AgentFlags {
+            service_cidr: flags.service_cidr.clone(),
+            join: JoinFlags::default(),
+            node: flags.node.clone(),
+        };
         parts.spawn(node_process::keep(agent, shutdown.clone()));
     }
     let outcome = crate::together(parts, &shutdown).await;
     server.stop().await;
-    store.close().await.context("the store did not close")?;
+    datastore.close().await?;
     outcome
 }
 
@@ -65,6 +73,7 @@ struct Plan {
     listen: SocketAddr,
     names: Names,
     config: apiserver::Config,
+    node_ranges: Allocations,
     clock: Clock,
     entropy: Entropy,
 }
@@ -78,6 +87,7 @@ impl Plan {
             advertise_address: address,
             port: flags.https_listen_port,
             dns_address: Some(flags.node.cluster_dns),
+            stale_reads_without_quorum: flags.datastore.stale_reads_without_quorum,
             ..apiserver::Config::default()
         };
         let names = Names {
@@ -94,6 +104,7 @@ impl Plan {
             listen: SocketAddr::new(flags.bind_address, flags.https_listen_port),
             names,
             config,
+            node_ranges: node_ranges(flags)?,
             clock: Clock::system(),
             entropy: Entropy::from_os(),
         })
@@ -118,20 +129,9 @@ impl Plan {
         Ok(pki)
     }
 
-    fn store(&self) -> Result<Arc<EmbeddedStore>> {
-        let folder = self.folder.join("server/db");
-        let keys = self.folder.join("server/cred/encryption.keys");
-        let encryption =
-            Encryption::from_key_file(&keys, vec![ENCRYPTED.to_owned()], &store::system_random())?;
-        let disk = FileDisk::new(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-        let options = Options { encryption, ..Options::default() };
-        let store = EmbeddedStore::open(Arc::new(disk), options).context("cannot open the store")?;
-        Ok(Arc::new(store))
-    }
-
-    async fn start(&self, pki: &Pki, store: Arc<EmbeddedStore>) -> Result<Arc<ApiServer>> {
+    async fn start(&self, pki: &Pki, datastore: &Datastore) -> Result<Arc<ApiServer>> {
         let dependencies = Dependencies {
-            store,
+            store: datastore.store(),
             catalog: Catalog::built_in(),
             clock: self.clock.clone(),
             entropy: self.entropy.clone(),
@@ -147,14 +147,15 @@ impl Plan {
     }
 
     /// The scheduler and the controllers. Whoever holds the embedded store is the only server there is, so leadership
-    /// needs no election.
+    /// needs no election; servers that share an etcd elect one of them.
     fn start_clients(
         &self,
         server: &Arc<ApiServer>,
         pki: &Pki,
+        elect: bool,
         shutdown: &CancellationToken,
         parts: &mut JoinSet<Result<()>>,
-    ) {
+    ) -> Result<()> {
         let context = |user: UserInfo| Context {
             client: server.client(user),
             clock: self.clock.clone(),
@@ -164,16 +165,50 @@ impl Plan {
         };
         let scheduler = context(gate::scheduler());
         parts.spawn(async move {
+            if elect {
+                return run_while_leading(scheduler, "kube-scheduler", scheduler::run).await;
+            }
             scheduler::run(scheduler.clone()).await;
             ended(scheduler.tasks).await
         });
         let controllers = context(gate::controller_manager());
-        let config = controllers::Config { root_ca: pki.ca_certificate().to_owned() };
+        let authority = Authority::from_pem(pki.ca_certificate(), &pki.ca_key(), self.entropy.clone());
+        let config = controllers::Config {
+            root_ca: pki.ca_certificate().to_owned(),
+            node_ranges: Some(self.node_ranges.clone()),
+            signer: Some(Arc::new(authority.context("the CA that signs for nodes")?)),
+            server: Some(format!(
+                "https://{}",
+                SocketAddr::new(self.config.advertise_address, self.config.port)
+            )),
+        };
         parts.spawn(async move {
+            if elect {
+                let run = |context| controllers::run(context, config.clone());
+                return run_while_leading(controllers, "kube-controller-manager", run).await;
+            }
             controllers::run(controllers.clone(), config).await;
             ended(controllers.tasks).await
         });
+        Ok(())
     }
+}
+
+/// The pods' range, from which nodes get theirs.
+fn node_ranges(flags: &ServerFlags) -> Result<Allocations> {
+    let cluster: Range = flags.node.cluster_cidr.parse().context("--cluster-cidr")?;
+    let services: Range = flags.service_cidr.parse().context("--service-cidr")?;
+    Allocations::new(&[cluster], NODE_PREFIXES, &[services]).context("--cluster-cidr")
+}
+
+/// The store below a data directory. Opening it takes it: there is one server at a time.
+pub fn embedded_store(data_dir: &Path) -> Result<Arc<EmbeddedStore>> {
+    let folder = data_dir.join("server/db");
+    let encryption = datastore::encryption(data_dir)?;
+    let disk = FileDisk::new(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let options = Options { encryption, ..Options::default() };
+    let store = EmbeddedStore::open(Arc::new(disk), options).context("cannot open the store")?;
+    Ok(Arc::new(store))
 }
 
 /// Waits for what a component started.

@@ -1,13 +1,13 @@
 //! The API as stock clients see it: over TLS with both HTTP versions, with and without credentials, with kubectl's own
 //! discovery, validation and printing.
 
-use crate::machine::Cluster;
+use crate::machine::{Cluster, Form, in_each_form};
 
-#[test]
-fn stock_clients_find_what_they_expect() {
-    let Some(cluster) = Cluster::start("api") else { return };
-    let credentials = cluster.data().join("server/tls");
-    let authority = credentials.join("ca.pem");
+in_each_form!(stock_clients_find_what_they_expect);
+
+fn stock_clients_find_what_they_expect(form: Form) {
+    let Some(cluster) = Cluster::start("api", form) else { return };
+    let authority = cluster.authority();
     let ask = |options: &str, path: &str| {
         cluster.inside(&format!(
             "curl -s --max-time 5 --cacert {} {options} -w ' %{{http_code}} %{{http_version}}' --path-as-is 'https://127.0.0.1:6443{path}'",
@@ -39,20 +39,26 @@ fn discovery(cluster: &Cluster) {
     assert!(cluster.kubectl("auth whoami").contains("system:masters"));
     assert_eq!(cluster.kubectl("auth can-i delete nodes"), "yes");
     assert_eq!(
-        cluster.try_kubectl("auth can-i delete nodes --as=system:serviceaccount:default:default").unwrap_err().contains("no"),
+        cluster
+            .try_kubectl("auth can-i delete nodes --as=system:serviceaccount:default:default")
+            .unwrap_err()
+            .contains("no"),
         true
     );
     assert!(cluster.kubectl("get nodes -o wide").contains("containerd://"));
     assert!(cluster.kubectl("get namespaces").contains("kube-node-lease"));
     assert!(cluster.kubectl("get --raw /openapi/v3").contains("apis/apps/v1"));
     assert!(cluster.kubectl("describe node skiff-node").contains("KubeletReady"));
-    assert!(cluster.kubectl("get configmap kube-root-ca.crt -o jsonpath='{.data}'").contains("BEGIN CERTIFICATE"));
+    assert!(
+        cluster.kubectl("get configmap kube-root-ca.crt -o jsonpath='{.data}'").contains("BEGIN CERTIFICATE")
+    );
     assert!(cluster.kubectl("get endpoints kubernetes -o wide").contains(":6443"));
 }
 
 fn bad_input(cluster: &Cluster) {
     let refused = |manifest: &str, words: &[&str]| {
-        let error = cluster.try_kubectl(&format!("create -f - <<'END'\n{manifest}\nEND")).expect_err("it is bad");
+        let error =
+            cluster.try_kubectl(&format!("create -f - <<'END'\n{manifest}\nEND")).expect_err("it is bad");
         for word in words {
             assert!(error.contains(word), "{word:?} is not in: {error}");
         }
@@ -91,10 +97,17 @@ fn generic_verbs(cluster: &Cluster) {
     cluster.kubectl("rollout history deployment/verbs");
     cluster.kubectl("delete deployment,service verbs --timeout=30s");
     let stale = r#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"twice","resourceVersion":"1"},"data":{}}"#;
-    let conflict = cluster.try_kubectl(&format!("replace -f - <<'END'\n{stale}\nEND")).expect_err("it is stale");
+    let conflict =
+        cluster.try_kubectl(&format!("replace -f - <<'END'\n{stale}\nEND")).expect_err("it is stale");
     assert!(conflict.contains("the object has been modified"), "{conflict}");
     cluster.kubectl("create namespace shortlived");
     cluster.kubectl("create configmap inside -n shortlived");
     cluster.kubectl("delete namespace shortlived --timeout=60s");
     assert!(cluster.try_kubectl("get namespace shortlived").is_err());
+    // What no node can live without comes back, and the node goes on.
+    cluster.kubectl("delete namespace kube-node-lease --timeout=60s");
+    cluster.kubectl("wait --for=create -n kube-node-lease lease/skiff-node --timeout=60s");
+    cluster.kubectl("delete service kubernetes");
+    cluster.kubectl("wait --for=create service/kubernetes endpoints/kubernetes --timeout=20s");
+    cluster.kubectl("wait --for=condition=Ready node --all --timeout=60s");
 }

@@ -1,6 +1,8 @@
 //! Parts die: the node process, the control plane, containerd. Containers do not notice, and everything comes back.
 
-use crate::machine::{Cluster, until};
+use crate::machine::{Cluster, Form, in_each_form, until};
+
+in_each_form!(containers_outlive_every_process_of_ours);
 
 const STEADY: &str = r#"
 apiVersion: v1
@@ -18,34 +20,31 @@ spec:
   containers: [{name: main, image: "skiff.local/busybox:1.35", command: [sh, -c, "while :; do sleep 1; done"]}]
 "#;
 
-#[test]
-fn containers_outlive_every_process_of_ours() {
-    let Some(cluster) = Cluster::start("failures") else { return };
+fn containers_outlive_every_process_of_ours(form: Form) {
+    let Some(cluster) = Cluster::start("failures", form) else { return };
     cluster.apply(STEADY);
     cluster.kubectl("wait --for=condition=Ready pod --all --timeout=60s");
     let process = cluster.container_process("steady");
-    let began = cluster.get("pod steady")["status"]["containerStatuses"][0]["state"]["running"]["startedAt"].clone();
+    let began =
+        cluster.get("pod steady")["status"]["containerStatuses"][0]["state"]["running"]["startedAt"].clone();
     let restarts = ".status.containerStatuses[0].restartCount";
 
     // The node process dies three times; it is started again each time and touches nothing.
     for _ in 0..3 {
-        let old = cluster.inside("exec pgrep --full 'skiff agent'");
-        cluster.kill_nine("skiff agent");
-        until(30, "the node process is started again", || {
-            cluster.try_inside("exec pgrep --full 'skiff agent'").is_ok_and(|new| new != old)
-        });
+        cluster.replace_node();
     }
     cluster.inside(&format!("kill -9 {}", cluster.container_process("mortal")));
     cluster.wait_for(60, "pod mortal", restarts, |count| count == "1");
 
     // The control plane is away: a crashed container is restarted all the same.
     let doomed = cluster.container_process("mortal");
-    cluster.kill_nine("skiff server");
+    cluster.kill_control_plane();
     cluster.inside(&format!("kill -9 {doomed}"));
     let socket = cluster.data().join("agent/containerd/containerd.sock");
-    let running = format!("ctr --address {} --namespace k8s.io tasks list | grep -c RUNNING", socket.display());
+    let running =
+        format!("ctr --address {} --namespace k8s.io tasks list | grep -c RUNNING", socket.display());
     until(60, "the crashed container runs again", || cluster.inside(&running) == "4");
-    cluster.start_server();
+    cluster.start_control_plane();
     cluster.wait_for(60, "pod mortal", restarts, |count| count == "2");
 
     // The runtime goes away and comes back.

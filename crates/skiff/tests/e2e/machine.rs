@@ -9,22 +9,59 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::components;
+
+/// Where a cluster whose DNS is no Deployment has it; `skiff server` makes it itself.
+const DNS_SERVICE: &str = r#"
+apiVersion: v1
+kind: Service
+metadata: {name: kube-dns, namespace: kube-system}
+spec:
+  clusterIP: 10.43.0.10
+  ports: [{name: dns, port: 53, protocol: UDP}, {name: dns-tcp, port: 53, protocol: TCP}]
+"#;
+
 /// The address of the only node.
 pub const NODE: &str = "172.30.0.2";
 
+/// In which processes a cluster runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// `skiff server`, which starts the node process.
+    Server,
+    /// Every component in a process of its own, over TLS, with certificates that openssl made.
+    Components,
+}
+
+/// The same test in both forms.
+macro_rules! in_each_form {
+    ($($test:ident),+) => {
+        mod server {
+            $(#[test] fn $test() { super::$test($crate::machine::Form::Server) })+
+        }
+        mod components {
+            $(#[test] fn $test() { super::$test($crate::machine::Form::Components) })+
+        }
+    };
+}
+pub(crate) use in_each_form;
+
 /// A cluster of one node.
 pub struct Cluster {
+    form: Form,
     name: String,
     holder: String,
     state: PathBuf,
+    program: PathBuf,
 }
 
-fn repository() -> PathBuf {
+/// The repository's folder.
+pub fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().expect("the repository")
 }
 
 /// Why end-to-end tests cannot run here, if so.
-fn missing() -> Option<String> {
+pub fn missing() -> Option<String> {
     let repository = repository();
     let needed = ["out/bin/kubectl", "out/images/busybox.tar", "out/images/nginx.tar"];
     if let Some(file) = needed.iter().find(|file| !repository.join(file).exists()) {
@@ -37,28 +74,52 @@ fn missing() -> Option<String> {
 
 impl Cluster {
     /// A new machine with a ready node; `None`, loudly, where that is impossible and nobody insists on it.
-    pub fn start(name: &str) -> Option<Cluster> {
+    pub fn start(name: &str, form: Form) -> Option<Cluster> {
+        let cluster = Cluster::machine(name, form)?;
+        cluster.begin();
+        Some(cluster)
+    }
+
+    /// A new machine where nothing runs yet.
+    pub fn machine(name: &str, form: Form) -> Option<Cluster> {
         if let Some(missing) = missing() {
             assert!(std::env::var_os("SKIFF_REQUIRE_CONTAINERD").is_none(), "cannot run: {missing}");
             eprintln!("SKIPPED {name}: {missing}");
             return None;
         }
-        let name = format!("e2e-{name}");
+        let name = format!("e2e-{name}{}", if form == Form::Components { "-components" } else { "" });
         let state = PathBuf::from(script(&format!("end_machine {name}; start_machine {name}; echo $state")));
-        let holder = std::fs::read_to_string(state.join("holder")).expect("the machine runs").trim().to_owned();
-        let cluster = Cluster { name, holder, state };
-        let images = cluster.data().join("agent/images");
+        let holder =
+            std::fs::read_to_string(state.join("holder")).expect("the machine runs").trim().to_owned();
+        let cluster = Cluster { form, name, holder, state, program: binary() };
+        // A route out that leads nowhere: what would leave the node can be seen on this link.
+        cluster.inside("ip route add default via 172.30.0.1 dev node0");
+        Some(cluster)
+    }
+
+    /// Runs everything from now on from this file.
+    pub fn set_program(&mut self, program: &Path) {
+        self.program = program.to_owned();
+    }
+
+    /// Starts everything, and waits for the node.
+    pub fn begin(&self) {
+        let images = self.data().join("agent/images");
         std::fs::create_dir_all(&images).expect("a folder for images");
         for archive in ["busybox.tar", "nginx.tar"] {
             let from = repository().join("out/images").join(archive);
             std::fs::copy(from, images.join(archive)).expect("an image archive");
         }
-        // A route out that leads nowhere: what would leave the node can be seen on this link.
-        cluster.inside("ip route add default via 172.30.0.1 dev node0");
-        cluster.start_server();
-        cluster.kubectl("wait --for=create node/skiff-node --timeout=60s");
-        cluster.kubectl("wait --for=condition=Ready node --all --timeout=60s");
-        Some(cluster)
+        if self.form == Form::Components {
+            self.make_certificates();
+        }
+        self.start_control_plane();
+        if self.form == Form::Components {
+            self.apply(DNS_SERVICE);
+        }
+        self.start_node();
+        self.kubectl("wait --for=create node/skiff-node --timeout=60s");
+        self.kubectl("wait --for=condition=Ready node --all --timeout=60s");
     }
 
     /// Where the server keeps everything.
@@ -66,26 +127,104 @@ impl Cluster {
         self.state.join("data")
     }
 
-    /// Starts `skiff server` and waits until it is ready.
-    pub fn start_server(&self) {
+    /// The name of its machine.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The folder of its machine, where logs are.
+    pub fn state(&self) -> &Path {
+        &self.state
+    }
+
+    /// Starts the binary under test with these arguments, and leaves it running.
+    pub fn start_skiff(&self, log: &str, arguments: &str) {
         let log = std::fs::File::options()
             .create(true)
             .append(true)
-            .open(self.state.join("server.log"))
+            .open(self.state.join(log))
             .expect("a log file");
-        let command = format!(
-            "exec setsid {} server --data-dir {} --node-ip {NODE} --cgroup-root /skiff-{}",
-            binary().display(),
-            self.data().display(),
-            self.name
-        );
-        self.command(&command)
+        self.command(&format!("exec setsid {} {arguments}", self.program.display()))
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a log file"))
             .stderr(log)
             .spawn()
-            .expect("the server starts");
+            .expect("it starts");
+    }
+
+    /// What `skiff server` is started with.
+    pub fn server_arguments(&self) -> String {
+        format!(
+            "server --data-dir {} --node-ip {NODE} --cgroup-root /skiff-{}",
+            self.data().display(),
+            self.name
+        )
+    }
+
+    /// Starts the control plane and waits until it is ready. `skiff server` starts the node process if none runs.
+    pub fn start_control_plane(&self) {
+        match self.form {
+            Form::Server => self.start_skiff("server.log", &self.server_arguments()),
+            Form::Components => components::start_control_plane(self),
+        }
         until(20, "the API server is ready", || self.try_kubectl("get --raw /readyz").is_ok());
+    }
+
+    /// Starts the node's side, unless the server does.
+    pub fn start_node(&self) {
+        if self.form == Form::Components {
+            components::start_node(self);
+        }
+    }
+
+    /// Kills the whole control plane with SIGKILL.
+    pub fn kill_control_plane(&self) {
+        match self.form {
+            Form::Server => self.kill_nine("skiff server"),
+            Form::Components => components::CONTROL_PLANE.iter().for_each(|part| self.kill_nine(part)),
+        }
+    }
+
+    /// Kills everything of ours on the node with SIGKILL, and waits until it is started again, by whoever does that.
+    pub fn replace_node(&self) {
+        match self.form {
+            Form::Server => {
+                let old = self.inside("exec pgrep --full 'skiff agent'");
+                self.kill_nine("skiff agent");
+                until(30, "the node process is started again", || {
+                    self.try_inside("exec pgrep --full 'skiff agent'").is_ok_and(|new| new != old)
+                });
+            }
+            Form::Components => {
+                components::NODE_SIDE.iter().for_each(|part| self.kill_nine(part));
+                self.start_node();
+            }
+        }
+    }
+
+    /// The CA that signed the API server's certificate.
+    pub fn authority(&self) -> PathBuf {
+        match self.form {
+            Form::Server => self.data().join("server/tls/ca.pem"),
+            Form::Components => self.certificates().join("ca.crt"),
+        }
+    }
+
+    fn certificates(&self) -> PathBuf {
+        self.state.join("pki")
+    }
+
+    fn make_certificates(&self) {
+        let (script, folder) = ("crates/skiff/tests/e2e/certificates.sh", self.certificates());
+        self.inside(&format!("sh {script} {} skiff-node {NODE} 10.43.0.1", folder.display()));
+    }
+
+    /// The administrator's kubeconfig.
+    pub fn kubeconfig(&self) -> PathBuf {
+        match self.form {
+            Form::Server => self.data().join("server/cred/admin.kubeconfig"),
+            Form::Components => self.certificates().join("admin.kubeconfig"),
+        }
     }
 
     /// A shell command inside the machine.
@@ -107,8 +246,7 @@ impl Cluster {
     }
 
     fn kubectl_line(&self, arguments: &str) -> String {
-        let kubeconfig = self.data().join("server/cred/admin.kubeconfig");
-        format!("out/bin/kubectl --kubeconfig {} {arguments}", kubeconfig.display())
+        format!("out/bin/kubectl --kubeconfig {} {arguments}", self.kubeconfig().display())
     }
 
     /// Runs kubectl, whose arguments are a line of shell; it must succeed.
@@ -156,7 +294,8 @@ impl Cluster {
 
     /// The process of a container, as the machine counts.
     pub fn container_process(&self, pod: &str) -> String {
-        let id = self.kubectl(&format!("get pod {pod} -o jsonpath='{{.status.containerStatuses[0].containerID}}'"));
+        let id = self
+            .kubectl(&format!("get pod {pod} -o jsonpath='{{.status.containerStatuses[0].containerID}}'"));
         let id = id.trim_start_matches("containerd://");
         let socket = self.data().join("agent/containerd/containerd.sock");
         let list = format!("ctr --address {} --namespace k8s.io tasks list", socket.display());
@@ -176,7 +315,14 @@ impl Cluster {
             let lines: Vec<&str> = text.lines().rev().take(40).collect();
             lines.into_iter().rev().collect::<Vec<_>>().join("\n")
         };
-        format!("{pods}\n{events}\nserver.log:\n{}\nagent.log:\n{}", tail("server.log"), tail("agent/agent.log"))
+        let logs = match self.form {
+            Form::Server => vec!["server.log", "agent/agent.log"],
+            Form::Components => {
+                vec!["kube-apiserver.log", "kube-controller-manager.log", "kubelet.log", "kube-proxy.log"]
+            }
+        };
+        let logs: Vec<String> = logs.into_iter().map(|log| format!("{log}:\n{}", tail(log))).collect();
+        format!("{pods}\n{events}\n{}", logs.join("\n"))
     }
 }
 

@@ -3,7 +3,11 @@
 //! SKIFF_REQUIRE_CONTAINERD demands them.
 
 mod api;
+mod cluster;
+mod components;
 mod failures;
+mod join;
 mod machine;
 mod pods;
 mod services;
+mod system;

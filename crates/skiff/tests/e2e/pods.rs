@@ -1,6 +1,12 @@
 //! What a pod is promised: environment, volumes, probes, limits, restarts, logs; and what is said of one that cannot run.
 
-use crate::machine::{Cluster, until};
+use crate::machine::{Cluster, Form, in_each_form, until};
+
+in_each_form!(
+    a_pod_gets_its_environment_volumes_and_limits,
+    probes_restarts_and_what_is_said_of_pods_that_cannot_run,
+    a_pod_ends_gracefully_in_order
+);
 
 const CONFIGURED: &str = r#"
 apiVersion: v1
@@ -45,15 +51,19 @@ spec:
     - {name: host, hostPath: {path: /proc, type: Directory}}
 "#;
 
-#[test]
-fn a_pod_gets_its_environment_volumes_and_limits() {
-    let Some(cluster) = Cluster::start("pods") else { return };
+fn a_pod_gets_its_environment_volumes_and_limits(form: Form) {
+    let Some(cluster) = Cluster::start("pods", form) else { return };
     cluster.apply(CONFIGURED);
     cluster.kubectl("wait --for=condition=Ready pod/configured --timeout=60s");
     let address = cluster.kubectl("get pod configured -o jsonpath='{.status.podIP}'");
     let log = cluster.kubectl("logs configured");
-    let expected =
-        ["COLOUR=green", "PASSWORD=s3cret", "POD_NAME=configured", "GREETING=hello configured", "ALL_colour=green"];
+    let expected = [
+        "COLOUR=green",
+        "PASSWORD=s3cret",
+        "POD_NAME=configured",
+        "GREETING=hello configured",
+        "ALL_colour=green",
+    ];
     for line in expected.iter().copied().chain([&*format!("POD_IP={address}"), "prepared"]) {
         assert!(log.lines().any(|found| found == line), "{line} is not in the log:\n{log}");
     }
@@ -62,8 +72,10 @@ fn a_pod_gets_its_environment_volumes_and_limits() {
     assert_eq!(cluster.get("pod configured")["status"]["qosClass"], "Burstable");
 
     let process = cluster.container_process("configured");
-    let memory = format!("cat /sys/fs/cgroup/memory$(sed -n 's/.*:memory://p' /proc/{process}/cgroup)/memory.limit_in_bytes \
-                          2>/dev/null || cat /sys/fs/cgroup$(sed -n 's/^0:://p' /proc/{process}/cgroup)/memory.max");
+    let memory = format!(
+        "cat /sys/fs/cgroup/memory$(sed -n 's/.*:memory://p' /proc/{process}/cgroup)/memory.limit_in_bytes \
+                          2>/dev/null || cat /sys/fs/cgroup$(sed -n 's/^0:://p' /proc/{process}/cgroup)/memory.max"
+    );
     assert_eq!(cluster.inside(&memory), (32 << 20).to_string());
     let root = format!("/proc/{process}/root");
     assert_eq!(cluster.inside(&format!("cat {root}/etc/hostname")), "configured");
@@ -152,9 +164,8 @@ spec:
     - {name: main, image: "skiff.local/not-here:1", imagePullPolicy: Never}
 "#;
 
-#[test]
-fn probes_restarts_and_what_is_said_of_pods_that_cannot_run() {
-    let Some(cluster) = Cluster::start("probes") else { return };
+fn probes_restarts_and_what_is_said_of_pods_that_cannot_run(form: Form) {
+    let Some(cluster) = Cluster::start("probes", form) else { return };
     cluster.apply(PROBED);
     let waiting = ".status.containerStatuses[0].state.waiting.reason";
     cluster.kubectl("wait --for=condition=Ready pod/tcp --timeout=60s");
@@ -174,11 +185,14 @@ fn probes_restarts_and_what_is_said_of_pods_that_cannot_run() {
     cluster.wait_for(10, "pod crashing", last, |code| code == "3");
     assert!(cluster.kubectl("logs crashing --previous").contains("attempt"));
 
-    cluster.wait_for(60, "pod imageless", waiting, |reason| reason == "ErrImagePull" || reason == "ImagePullBackOff");
+    cluster.wait_for(60, "pod imageless", waiting, |reason| {
+        reason == "ErrImagePull" || reason == "ImagePullBackOff"
+    });
     cluster.wait_for(90, "pod imageless", waiting, |reason| reason == "ImagePullBackOff");
     cluster.wait_for(30, "pod never-pulled", waiting, |reason| reason == "ErrImageNeverPull");
 
-    let events = cluster.kubectl("get events -o jsonpath='{range .items[*]}{.involvedObject.name} {.reason}{\"\\n\"}{end}'");
+    let events = cluster
+        .kubectl("get events -o jsonpath='{range .items[*]}{.involvedObject.name} {.reason}{\"\\n\"}{end}'");
     for line in [
         "tcp Scheduled",
         "tcp Pulled",
@@ -195,9 +209,8 @@ fn probes_restarts_and_what_is_said_of_pods_that_cannot_run() {
     cluster.kubectl("delete pod --all --grace-period=1 --timeout=60s");
 }
 
-#[test]
-fn a_pod_ends_gracefully_in_order() {
-    let Some(cluster) = Cluster::start("grace") else { return };
+fn a_pod_ends_gracefully_in_order(form: Form) {
+    let Some(cluster) = Cluster::start("grace", form) else { return };
     cluster.apply(
         r#"
 apiVersion: v1

@@ -1,6 +1,8 @@
 //! Services on real packets: addresses, ports, names, refusals; and nothing untranslated leaves the node.
 
-use crate::machine::{Cluster, NODE, until};
+use crate::machine::{Cluster, Form, NODE, in_each_form, until};
+
+in_each_form!(services_lead_to_pods_by_address_port_and_name);
 
 const APPLICATION: &str = r#"
 apiVersion: apps/v1
@@ -48,9 +50,8 @@ spec:
   containers: [{name: main, image: "skiff.local/nginx:1.22", command: [sh, -c, "while :; do sleep 1; done"]}]
 "#;
 
-#[test]
-fn services_lead_to_pods_by_address_port_and_name() {
-    let Some(cluster) = Cluster::start("services") else { return };
+fn services_lead_to_pods_by_address_port_and_name(form: Form) {
+    let Some(cluster) = Cluster::start("services", form) else { return };
     cluster.inside(
         "nft 'add table ip watch; add chain ip watch out { type filter hook postrouting priority 300; }; \
          add rule ip watch out oifname \"node0\" ip daddr { 10.42.0.0/16, 10.43.0.0/16 } counter'",
@@ -58,11 +59,19 @@ fn services_lead_to_pods_by_address_port_and_name() {
     cluster.apply(APPLICATION);
     cluster.kubectl("rollout status deployment/echo --timeout=90s");
     cluster.kubectl("wait --for=condition=Ready pod/client --timeout=60s");
-    let pods: Vec<String> =
-        cluster.kubectl("get pods -l app=echo -o jsonpath='{.items[*].metadata.name}'").split(' ').map(str::to_owned).collect();
+    let pods: Vec<String> = cluster
+        .kubectl("get pods -l app=echo -o jsonpath='{.items[*].metadata.name}'")
+        .split(' ')
+        .map(str::to_owned)
+        .collect();
     let service = cluster.kubectl("get service echo -o jsonpath='{.spec.clusterIP}'");
 
-    for url in [&format!("http://{service}/"), &format!("http://{service}:81/"), &format!("http://{NODE}:30090/"), &format!("http://{NODE}:30091/")] {
+    for url in [
+        &format!("http://{service}/"),
+        &format!("http://{service}:81/"),
+        &format!("http://{NODE}:30090/"),
+        &format!("http://{NODE}:30091/"),
+    ] {
         spreads(&cluster, url, &pods);
     }
     names_resolve(&cluster, &service);
@@ -75,7 +84,8 @@ fn services_lead_to_pods_by_address_port_and_name() {
 
 /// Every pod answers.
 fn spreads(cluster: &Cluster, url: &str, pods: &[String]) {
-    let answers = cluster.inside(&format!("for i in $(seq 40); do curl -s --max-time 5 {url}; done | sort -u"));
+    let answers =
+        cluster.inside(&format!("for i in $(seq 40); do curl -s --max-time 5 {url}; done | sort -u"));
     let mut wanted = pods.to_vec();
     wanted.sort();
     assert_eq!(answers.lines().collect::<Vec<_>>(), wanted, "through {url}");
@@ -92,13 +102,15 @@ fn names_resolve(cluster: &Cluster, service: &str) {
     }
     let answer = from_pod(cluster, "nslookup -type=a echo.default.svc.cluster.local").expect("resolved");
     assert!(answer.contains(service), "{answer}");
-    let headless = from_pod(cluster, "nslookup -type=a echo-headless.default.svc.cluster.local").expect("resolved");
+    let headless =
+        from_pod(cluster, "nslookup -type=a echo-headless.default.svc.cluster.local").expect("resolved");
     let addresses = cluster.kubectl("get pods -l app=echo -o jsonpath='{.items[*].status.podIP}'");
     for address in addresses.split(' ') {
         assert!(headless.contains(address), "{address} is not in\n{headless}");
     }
     assert!(from_pod(cluster, "nslookup -type=a missing.default.svc.cluster.local").is_err());
-    let kubernetes = from_pod(cluster, "nslookup -type=a kubernetes.default.svc.cluster.local").expect("resolved");
+    let kubernetes =
+        from_pod(cluster, "nslookup -type=a kubernetes.default.svc.cluster.local").expect("resolved");
     assert!(kubernetes.contains("10.43.0.1"), "{kubernetes}");
 }
 
@@ -109,10 +121,14 @@ fn nobody_answers(cluster: &Cluster) {
         // 7 is curl's code for a refused connection; 28 would be waiting for luck.
         let code = cluster.inside(&format!("curl -s --max-time 5 http://{address}/; echo $?"));
         assert_eq!(code, "7", "{address} from the node");
-        let refused = from_pod(cluster, &format!("timeout 5 wget -q -O - http://{address}/")).expect_err("nobody answers");
+        let refused = from_pod(cluster, &format!("timeout 5 wget -q -O - http://{address}/"))
+            .expect_err("nobody answers");
         assert!(refused.contains("Connection refused"), "{address} from a pod: {refused}");
     }
-    assert!(from_pod(cluster, "timeout 2 wget -q -O - http://10.42.250.250/").is_err(), "a pod address that nobody has");
+    assert!(
+        from_pod(cluster, "timeout 2 wget -q -O - http://10.42.250.250/").is_err(),
+        "a pod address that nobody has"
+    );
 }
 
 /// Others delete the rules; they are put back.

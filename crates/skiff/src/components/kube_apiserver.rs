@@ -1,0 +1,187 @@
+//! `skiff kube-apiserver`.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, bail};
+use api_machinery::clock::Clock;
+use api_machinery::entropy::Entropy;
+use apiserver::catalog::Catalog;
+use apiserver::config::Cidr;
+use apiserver::gate::{GateConfig, cluster_gate};
+use apiserver::kubelets::TlsKubelets;
+use apiserver::limits::Limits;
+use apiserver::serve::Tls;
+use apiserver::tokens::Tokens;
+use apiserver::{ApiServer, Dependencies};
+use clap::Args;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+/// What the API server is told.
+#[derive(Args, Clone, Debug)]
+pub struct KubeApiserverFlags {
+    /// Keep everything in a store of our own below this folder; one server can have it at a time
+    #[arg(long)]
+    pub data_dir: PathBuf,
+    /// Address to listen on
+    #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::UNSPECIFIED))]
+    pub bind_address: IpAddr,
+    /// Port to listen on
+    #[arg(long, default_value_t = 6443)]
+    pub secure_port: u16,
+    /// Address that pods reach this server at; that of the default route by default
+    #[arg(long)]
+    pub advertise_address: Option<IpAddr>,
+    /// Certificate to serve with
+    #[arg(long)]
+    pub tls_cert_file: PathBuf,
+    /// Its key
+    #[arg(long)]
+    pub tls_private_key_file: PathBuf,
+    /// Who signs the certificates of clients; several authorities may be in the file
+    #[arg(long)]
+    pub client_ca_file: PathBuf,
+    /// Range of the Services' addresses
+    #[arg(long, default_value = "10.0.0.0/24")]
+    pub service_cluster_ip_range: Cidr,
+    /// Range of the Services' node ports
+    #[arg(long, default_value = "30000-32767", value_parser = ports)]
+    pub service_node_port_range: RangeInclusive<u16>,
+    /// Who issues tokens of service accounts, and for whom they are by default
+    #[arg(long)]
+    pub service_account_issuer: String,
+    /// Key that they are signed with and checked against: ECDSA on P-256 in PKCS #8
+    #[arg(long)]
+    pub service_account_signing_key_file: PathBuf,
+    /// Certificate that kubelets are asked with
+    #[arg(long)]
+    pub kubelet_client_certificate: PathBuf,
+    /// Its key
+    #[arg(long)]
+    pub kubelet_client_key: PathBuf,
+    /// Who signs the kubelets' certificates
+    #[arg(long)]
+    pub kubelet_certificate_authority: PathBuf,
+    /// Who decides; there is no other choice
+    #[arg(long, default_value = "Node,RBAC", value_parser = ["Node,RBAC"])]
+    pub authorization_mode: String,
+    /// Reads by users at a time
+    #[arg(long, default_value_t = 400)]
+    pub max_requests_inflight: usize,
+    /// Writes by users at a time
+    #[arg(long, default_value_t = 200)]
+    pub max_mutating_requests_inflight: usize,
+}
+
+/// `30000-32767`
+fn ports(text: &str) -> Result<RangeInclusive<u16>, String> {
+    let parsed =
+        text.split_once('-').and_then(|(first, last)| Some((first.parse().ok()?, last.parse().ok()?)));
+    let (first, last): (u16, u16) =
+        parsed.ok_or_else(|| format!("{text:?} is not a range such as 30000-32767"))?;
+    if first == 0 || first > last {
+        return Err(format!("{text:?} is not a range such as 30000-32767"));
+    }
+    Ok(first..=last)
+}
+
+/// All certificates in a file, of which there must be one.
+fn certificates(flag: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>> {
+    let pem = super::read(flag, path)?;
+    let found = CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>();
+    let found = found.with_context(|| format!("{flag}: {}", path.display()))?;
+    if found.is_empty() {
+        bail!("{flag}: {} holds no certificate", path.display());
+    }
+    Ok(found)
+}
+
+fn key(flag: &str, path: &Path) -> Result<PrivateKeyDer<'static>> {
+    PrivateKeyDer::from_pem_slice(&super::read(flag, path)?)
+        .with_context(|| format!("{flag}: {}", path.display()))
+}
+
+impl KubeApiserverFlags {
+    fn config(&self) -> apiserver::Config {
+        apiserver::Config {
+            service_cidr: self.service_cluster_ip_range,
+            node_ports: self.service_node_port_range.clone(),
+            advertise_address: self.advertise_address.unwrap_or_else(host::system::primary_address),
+            port: self.secure_port,
+            // As upstream: whoever runs DNS makes its Service.
+            dns_address: None,
+            ..apiserver::Config::default()
+        }
+    }
+
+    fn tls(&self) -> Result<Tls> {
+        let chain = certificates("--tls-cert-file", &self.tls_cert_file)?;
+        let key = key("--tls-private-key-file", &self.tls_private_key_file)?;
+        let clients = certificates("--client-ca-file", &self.client_ca_file)?;
+        Tls::new(chain, key, &clients).context("--tls-cert-file, --tls-private-key-file, --client-ca-file")
+    }
+
+    fn kubelets(&self) -> Result<TlsKubelets> {
+        let authorities =
+            certificates("--kubelet-certificate-authority", &self.kubelet_certificate_authority)?;
+        let chain = certificates("--kubelet-client-certificate", &self.kubelet_client_certificate)?;
+        let key = key("--kubelet-client-key", &self.kubelet_client_key)?;
+        TlsKubelets::new(&authorities, chain, key).context("the way to kubelets")
+    }
+
+    fn tokens(&self, entropy: &Entropy) -> Result<Tokens> {
+        let flag = "--service-account-signing-key-file";
+        let pem = super::read_text(flag, &self.service_account_signing_key_file)?;
+        Tokens::from_pem(&pem, &self.service_account_issuer, entropy.clone()).context(flag)
+    }
+
+    fn limits(&self) -> Limits {
+        Limits {
+            readonly: self.max_requests_inflight,
+            mutating: self.max_mutating_requests_inflight,
+            ..Limits::default()
+        }
+    }
+}
+
+/// Runs until shutdown.
+pub async fn run(flags: KubeApiserverFlags, shutdown: CancellationToken) -> Result<()> {
+    let (clock, entropy) = (Clock::system(), Entropy::from_os());
+    let tls = flags.tls()?;
+    let kubelets = Arc::new(flags.kubelets()?);
+    let tokens = Arc::new(flags.tokens(&entropy)?);
+    let address = SocketAddr::new(flags.bind_address, flags.secure_port);
+    let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
+    let store = crate::server::embedded_store(&flags.data_dir)?;
+    let dependencies = Dependencies {
+        store: store.clone(),
+        catalog: Catalog::built_in(),
+        clock: clock.clone(),
+        entropy: entropy.clone(),
+        kubelets,
+    };
+    let gate = GateConfig { clock, entropy, tokens, limits: flags.limits() };
+    let server = ApiServer::start(flags.config(), dependencies, cluster_gate(gate)).await?;
+    tracing::info!(%address, "the API server is ready");
+    apiserver::serve::listen(server.clone(), listener, tls, shutdown).await;
+    server.stop().await;
+    store.close().await.context("the store did not close")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_of_ports() {
+        assert_eq!(ports("30000-32767"), Ok(30000..=32767));
+        for bad in ["", "30000", "2-1", "0-5", "1-70000", "a-b"] {
+            assert!(ports(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! `skiff kube-scheduler`.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+use tokio_util::sync::CancellationToken;
+
+use super::election::{LeaderElection, run_as_leader};
+use super::secure_serving::SecureServing;
+
+/// The name of the component and of its Lease.
+const NAME: &str = "kube-scheduler";
+
+/// What the scheduler is told.
+#[derive(Args, Clone, Debug)]
+pub struct KubeSchedulerFlags {
+    /// How the API server is reached, and as whom
+    #[arg(long)]
+    pub kubeconfig: PathBuf,
+    /// Port that health and metrics are served on; 0 for none
+    #[arg(long, default_value_t = 10259)]
+    pub secure_port: u16,
+    #[command(flatten)]
+    pub serving: SecureServing,
+    #[command(flatten)]
+    pub election: LeaderElection,
+}
+
+/// Runs until shutdown, or until another leads.
+pub async fn run(flags: KubeSchedulerFlags, shutdown: CancellationToken) -> Result<()> {
+    let context = super::context(&flags.kubeconfig, &shutdown)?;
+    let leading = CancellationToken::new();
+    flags.serving.start(flags.secure_port, &context, NAME, &leading).await?;
+    run_as_leader(&flags.election, &context, NAME, |context| {
+        leading.cancel();
+        scheduler::run(context)
+    })
+    .await
+}

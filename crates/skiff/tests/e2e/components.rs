@@ -1,0 +1,197 @@
+//! Every component in a process of its own: how the other tests start them so, and what only that form has: leader
+//! election, health and metrics of each, and flags that are refused.
+
+use std::path::Path;
+
+use crate::machine::{Cluster, Form, NODE, until};
+
+/// How the processes of the control plane are found.
+pub const CONTROL_PLANE: [&str; 3] =
+    ["skiff kube-apiserver", "skiff kube-scheduler", "skiff kube-controller-manager"];
+/// How those of the node are.
+pub const NODE_SIDE: [&str; 3] = ["skiff kubelet", "skiff kube-proxy", "skiff dns"];
+
+const RANGES: &str = "--cluster-cidr 10.42.0.0/16 --service-cluster-ip-range 10.43.0.0/16";
+
+/// Starts API server, scheduler and controllers.
+pub fn start_control_plane(cluster: &Cluster) {
+    let pki = cluster.kubeconfig();
+    let pki = pki.parent().map(Path::display).expect("a folder");
+    cluster.start_skiff(
+        "kube-apiserver.log",
+        &format!(
+            "kube-apiserver --data-dir {} --advertise-address {NODE} --tls-cert-file {pki}/apiserver.crt \
+             --tls-private-key-file {pki}/apiserver.key --client-ca-file {pki}/ca.crt \
+             --service-cluster-ip-range 10.43.0.0/16 --service-account-issuer https://kubernetes.default.svc.cluster.local \
+             --service-account-signing-key-file {pki}/sa.key --kubelet-client-certificate {pki}/kubelet-client.crt \
+             --kubelet-client-key {pki}/kubelet-client.key --kubelet-certificate-authority {pki}/ca.crt \
+             --authorization-mode=Node,RBAC",
+            cluster.data().display()
+        ),
+    );
+    start_scheduler(cluster, "kube-scheduler.log", 10259);
+    cluster.start_skiff(
+        "kube-controller-manager.log",
+        &format!(
+            "kube-controller-manager --kubeconfig {pki}/controller-manager.kubeconfig --root-ca-file {pki}/ca.crt \
+             --cluster-signing-cert-file {pki}/ca.crt --cluster-signing-key-file {pki}/ca.key \
+             --allocate-node-cidrs {RANGES} {ELECTION}"
+        ),
+    );
+}
+
+/// A dead leader is missed sooner than by default, or tests would wait for it.
+const ELECTION: &str =
+    "--leader-elect-lease-duration 3s --leader-elect-renew-deadline 2s --leader-elect-retry-period 500ms";
+
+fn start_scheduler(cluster: &Cluster, log: &str, port: u16) {
+    let kubeconfig = cluster.kubeconfig().with_file_name("scheduler.kubeconfig");
+    let kubeconfig = kubeconfig.display();
+    cluster.start_skiff(
+        log,
+        &format!("kube-scheduler --kubeconfig {kubeconfig} --secure-port {port} {ELECTION}"),
+    );
+}
+
+/// Starts kubelet, service proxy and DNS.
+pub fn start_node(cluster: &Cluster) {
+    let pki = cluster.kubeconfig();
+    let pki = pki.parent().map(Path::display).expect("a folder");
+    cluster.start_skiff(
+        "kubelet.log",
+        &format!(
+            "kubelet --kubeconfig {pki}/kubelet.kubeconfig --root-dir {} --node-ip {NODE} --cluster-dns 10.43.0.10 \
+             --cgroup-root /skiff-{} --tls-cert-file {pki}/kubelet-serving.crt \
+             --tls-private-key-file {pki}/kubelet-serving.key --client-ca-file {pki}/ca.crt",
+            cluster.data().display(),
+            cluster.name()
+        ),
+    );
+    let network = format!("--kubeconfig {pki}/kube-proxy.kubeconfig {RANGES} --cluster-dns 10.43.0.10");
+    cluster.start_skiff("kube-proxy.log", &format!("kube-proxy {network}"));
+    cluster.start_skiff("dns.log", &format!("dns {network}"));
+}
+
+const SLEEPER: &str = r#"
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: sleeper}
+spec:
+  replicas: 1
+  selector: {matchLabels: {app: sleeper}}
+  template:
+    metadata: {labels: {app: sleeper}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers: [{name: main, image: "skiff.local/busybox:1.35", command: [sleep, "1000"]}]
+"#;
+
+#[test]
+fn one_leads_and_each_says_how_it_is() {
+    let Some(cluster) = Cluster::start("alone", Form::Components) else { return };
+    let holder = |name: &str| {
+        cluster.kubectl(&format!(
+            "get lease {name} --namespace kube-system -o jsonpath='{{.spec.holderIdentity}}'"
+        ))
+    };
+    assert!(holder("kube-controller-manager").starts_with("skiff-node_"));
+
+    let first = holder("kube-scheduler");
+    start_scheduler(&cluster, "second-scheduler.log", 10260);
+    health(&cluster);
+    metrics(&cluster);
+    assert_eq!(holder("kube-scheduler"), first, "who leads goes on");
+    cluster.kill_nine("secure-port 10259");
+    until(10, "the second scheduler leads", || holder("kube-scheduler") != first);
+    cluster.apply(SLEEPER);
+    cluster.kubectl("rollout status deployment/sleeper --timeout=60s");
+    deposed(&cluster);
+    refused(&cluster);
+}
+
+/// Somebody takes the Lease by force: the leader ends, with upstream's words and exit code.
+fn deposed(cluster: &Cluster) {
+    let lease = "lease kube-scheduler --namespace kube-system";
+    until(20, "the leader ends", || {
+        cluster.kubectl(&format!(
+            "patch {lease} --type=merge -p '{{\"spec\":{{\"holderIdentity\":\"thief\"}}}}'"
+        ));
+        cluster.try_inside("exec pgrep --full 'skiff kube-scheduler'").is_err()
+    });
+    let log = std::fs::read_to_string(cluster.state().join("second-scheduler.log")).expect("a log");
+    assert!(log.contains("leaderelection lost"), "{log}");
+}
+
+fn health(cluster: &Cluster) {
+    for url in [
+        "https://127.0.0.1:10259",
+        "https://127.0.0.1:10260",
+        "https://127.0.0.1:10257",
+        "http://127.0.0.1:10248",
+        "http://127.0.0.1:10256",
+    ] {
+        for path in ["healthz", "livez", "readyz"] {
+            let line = format!("curl -sk --max-time 5 -w ' %{{http_code}}' {url}/{path}");
+            until(10, url, || cluster.try_inside(&line).is_ok_and(|answer| answer == "ok 200"));
+        }
+    }
+}
+
+/// For whom the API server allows it, and for nobody else.
+fn metrics(cluster: &Cluster) {
+    let ask = |header: &str, port: u16| {
+        let format = "-w ' %{http_code}'";
+        cluster.inside(&format!("curl -sk --max-time 5 {format} {header} https://127.0.0.1:{port}/metrics"))
+    };
+    assert!(ask("", 10259).ends_with(" 401"), "{}", ask("", 10259));
+    cluster.kubectl("create serviceaccount reader");
+    let token = cluster.kubectl("create token reader");
+    let header = format!("-H 'Authorization: Bearer {token}'");
+    assert!(ask(&header, 10259).ends_with(" 403"), "{}", ask(&header, 10259));
+    cluster.kubectl("create clusterrole metrics --verb=get --non-resource-url=/metrics");
+    cluster
+        .kubectl("create clusterrolebinding metrics --clusterrole=metrics --serviceaccount=default:reader");
+    until(10, "the right to read metrics", || ask(&header, 10259).ends_with(" 200"));
+    let leads = |name: &str, value: u8| format!("leader_election_master_status{{name=\"{name}\"}} {value}\n");
+    assert!(ask(&header, 10259).contains(&leads("kube-scheduler", 1)));
+    assert!(ask(&header, 10260).contains(&leads("kube-scheduler", 0)));
+    assert!(ask(&header, 10257).contains(&leads("kube-controller-manager", 1)));
+}
+
+/// What is wrong is said in words, and at once.
+fn refused(cluster: &Cluster) {
+    let pki = cluster.kubeconfig();
+    let pki = pki.parent().map(Path::display).expect("a folder");
+    let skiff = crate::machine::binary();
+    for (arguments, words) in [
+        ("kube-scheduler --kubeconfig /none".to_owned(), "cannot read /none"),
+        (
+            format!("kube-scheduler --kubeconfig {pki}/scheduler.kubeconfig --profiling"),
+            "unexpected argument '--profiling'",
+        ),
+        (
+            format!(
+                "kube-scheduler --kubeconfig {pki}/scheduler.kubeconfig --secure-port 0 --leader-elect-lease-duration 5s"
+            ),
+            "the lease duration must be greater than the renew deadline",
+        ),
+        (
+            format!("kube-scheduler --kubeconfig {pki}/scheduler.kubeconfig --secure-port 6443"),
+            "cannot listen on 0.0.0.0:6443",
+        ),
+        (
+            format!(
+                "kube-proxy --kubeconfig {pki}/kube-proxy.kubeconfig {RANGES} --cluster-dns 10.43.0.10 --proxy-mode ebpf"
+            ),
+            "must be nftables or iptables",
+        ),
+        (
+            format!("kubelet --kubeconfig {pki}/kubelet.kubeconfig --config {pki}/ca.crt --healthz-port 0"),
+            "--config",
+        ),
+    ] {
+        let said =
+            cluster.try_inside(&format!("timeout 10 {} {arguments}", skiff.display())).expect_err(&arguments);
+        assert!(said.contains(words), "{arguments}: {said}");
+    }
+}

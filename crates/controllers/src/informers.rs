@@ -5,11 +5,11 @@
 use component::Context;
 use component::informer::{Informer, Selection, Watchable};
 use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::apps::v1::{ControllerRevision, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Endpoints, Namespace, Node, Pod, Secret, Service, ServiceAccount,
+    ConfigMap, Endpoints, Namespace, Node, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -32,6 +32,8 @@ pub struct Informers {
     pub replica_sets: Informer<ReplicaSet>,
     pub deployments: Informer<Deployment>,
     pub stateful_sets: Informer<StatefulSet>,
+    pub controller_revisions: Informer<ControllerRevision>,
+    pub persistent_volume_claims: Informer<PersistentVolumeClaim>,
     pub pod_disruption_budgets: Informer<PodDisruptionBudget>,
     pub services: Informer<Service>,
     pub endpoint_slices: Informer<EndpointSlice>,
@@ -63,6 +65,8 @@ impl Informers {
             replica_sets: everywhere(context, Selection::default()),
             deployments: everywhere(context, Selection::default()),
             stateful_sets: everywhere(context, Selection::default()),
+            controller_revisions: everywhere(context, Selection::default()),
+            persistent_volume_claims: everywhere(context, Selection::default()),
             pod_disruption_budgets: everywhere(context, Selection::default()),
             services: everywhere(context, Selection::default()),
             endpoint_slices: everywhere(context, Selection::default()),

@@ -17,6 +17,7 @@ pub mod pod_gc;
 pub mod replicaset;
 pub mod root_ca;
 pub mod service_account;
+pub mod stateful_set;
 
 mod answers;
 mod claim;
@@ -24,6 +25,7 @@ mod expectations;
 mod informers;
 mod pods_by_node;
 mod resources;
+mod revisions;
 mod services;
 
 use component::Context;
@@ -53,6 +55,7 @@ pub async fn run(context: Context, config: Config) {
     let pods_by_node = PodsByNode::follow(&informers.pods);
     replicaset::start(&context, &informers);
     deployment::start(&context, &informers);
+    stateful_set::start(&context, &informers);
     disruption::start(&context, &informers);
     endpointslice::start(&context, &informers);
     endpoints::start(&context, &informers);

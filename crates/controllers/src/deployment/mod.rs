@@ -41,6 +41,8 @@ use crate::expectations::{Expectations, NOT_SEEN};
 use bounds::Bounds;
 use plan::Plan;
 
+pub(crate) use template::{hash as template_hash, same as same_template};
+
 const WORKERS: usize = 4;
 
 /// Why a Deployment could not be reconciled now.

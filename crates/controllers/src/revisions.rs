@@ -1,0 +1,148 @@
+//! What a controller's pod template was, kept as ControllerRevisions: `kubectl rollout history` and `undo` read them, and a
+//! pod names the one that it was made from in a label.
+//!
+//! Choosing and naming are pure; who writes them, and when, is the controllers' own.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use k8s_openapi::api::apps::v1::ControllerRevision;
+use k8s_openapi::api::core::v1::PodTemplateSpec;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use k8s_openapi::apimachinery::pkg::runtime::RawExtension;
+use serde_json::{Value, json};
+
+use crate::deployment;
+
+/// The label of pods that names their revision; of revisions, the hash in their name.
+pub(crate) const REVISION_LABEL: &str = "controller-revision-hash";
+const HASH_LABEL: &str = "controller.kubernetes.io/hash";
+
+/// A template as a revision holds it: a patch of its owner.
+fn data(template: &PodTemplateSpec) -> Value {
+    let mut template = serde_json::to_value(template).expect("a typed object is always JSON");
+    template["$patch"] = "replace".into();
+    json!({"spec": {"template": template}})
+}
+
+/// The template that a revision holds.
+pub(crate) fn template(revision: &ControllerRevision) -> Option<PodTemplateSpec> {
+    let mut template = revision.data.0.pointer("/spec/template")?.clone();
+    template.as_object_mut()?.remove("$patch");
+    serde_json::from_value(template).ok()
+}
+
+/// What is to be done so that the newest revision holds the owner's template.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Newest {
+    /// Nothing: this one does.
+    Is(Arc<ControllerRevision>),
+    /// An older one does, and gets this number: the template was rolled back.
+    Renumber(Arc<ControllerRevision>, i64),
+    /// None does: this one is to be created.
+    Create(Box<ControllerRevision>),
+}
+
+/// Sorts revisions by their number, oldest first.
+pub(crate) fn sort(revisions: &mut [Arc<ControllerRevision>]) {
+    revisions.sort_by(|a, b| {
+        let key = |one: &ControllerRevision| (one.revision, one.metadata.name.clone());
+        key(a).cmp(&key(b))
+    });
+}
+
+/// Finds the revision of a template among those of its owner, sorted.
+pub(crate) fn newest(
+    owner: &ObjectMeta,
+    reference: OwnerReference,
+    template: &PodTemplateSpec,
+    revisions: &[Arc<ControllerRevision>],
+    collisions: i32,
+) -> Newest {
+    let equal = |revision: &Arc<ControllerRevision>| {
+        self::template(revision).is_some_and(|known| deployment::same_template(&known, template))
+    };
+    let next = revisions.last().map_or(1, |last| last.revision.unwrap_or(0).saturating_add(1));
+    match revisions.iter().rposition(equal) {
+        Some(at) if at + 1 == revisions.len() => Newest::Is(revisions[at].clone()),
+        Some(at) => Newest::Renumber(revisions[at].clone(), next),
+        None => {
+            let hash = deployment::template_hash(template, (collisions > 0).then_some(collisions));
+            let mut labels =
+                template.metadata.as_ref().and_then(|metadata| metadata.labels.clone()).unwrap_or_default();
+            labels.insert(HASH_LABEL.to_owned(), hash.clone());
+            Newest::Create(Box::new(ControllerRevision {
+                metadata: ObjectMeta {
+                    name: Some(format!("{}-{hash}", owner.name.as_deref().unwrap_or_default())),
+                    namespace: owner.namespace.clone(),
+                    labels: Some(labels),
+                    owner_references: Some(vec![reference]),
+                    ..ObjectMeta::default()
+                },
+                revision: Some(next),
+                data: RawExtension(data(template)),
+            }))
+        }
+    }
+}
+
+/// The revisions that nobody needs any more, oldest first: beyond `limit` of those that are not `used`.
+pub(crate) fn forgettable(
+    revisions: &[Arc<ControllerRevision>],
+    used: &BTreeSet<String>,
+    limit: i32,
+) -> Vec<Arc<ControllerRevision>> {
+    let name = |revision: &ControllerRevision| revision.metadata.name.clone().unwrap_or_default();
+    let unused: Vec<_> = revisions.iter().filter(|revision| !used.contains(&name(revision))).collect();
+    let surplus = unused.len().saturating_sub(usize::try_from(limit).unwrap_or(0));
+    unused.into_iter().take(surplus).cloned().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn template_of(image: &str) -> PodTemplateSpec {
+        let containers = json!([{"name": "c", "image": image}]);
+        serde_json::from_value(
+            json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": containers}}),
+        )
+        .expect("a template")
+    }
+
+    fn find(image: &str, known: &[Arc<ControllerRevision>]) -> Newest {
+        let owner = ObjectMeta { name: Some("db".to_owned()), ..ObjectMeta::default() };
+        newest(&owner, OwnerReference::default(), &template_of(image), known, 0)
+    }
+
+    fn created(image: &str, known: &[Arc<ControllerRevision>]) -> Arc<ControllerRevision> {
+        let Newest::Create(made) = find(image, known) else { panic!("{image} is known") };
+        Arc::new(*made)
+    }
+
+    #[test]
+    fn a_template_is_found_again_and_renumbered() {
+        let one = created("x:1", &[]);
+        let two = created("x:2", std::slice::from_ref(&one));
+        assert_eq!((one.revision, two.revision), (Some(1), Some(2)));
+        assert_ne!(one.metadata.name, two.metadata.name);
+        let known = [one.clone(), two.clone()];
+        assert_eq!(find("x:2", &known), Newest::Is(two));
+        assert_eq!(find("x:1", &known), Newest::Renumber(one.clone(), 3));
+        assert_eq!(template(&one), Some(template_of("x:1")));
+    }
+
+    #[test]
+    fn history_keeps_what_is_used_and_a_few_more() {
+        let mut known = Vec::new();
+        for number in 1..=5 {
+            let made = created(&format!("x:{number}"), &known);
+            known.push(made);
+        }
+        let name = |index: usize| known[index].metadata.name.clone().expect("named");
+        let used = BTreeSet::from([name(0), name(4)]);
+        let gone: Vec<_> = forgettable(&known, &used, 1).iter().map(|one| one.revision).collect();
+        assert_eq!(gone, [Some(2), Some(3)]);
+        assert!(forgettable(&known, &used, 3).is_empty());
+    }
+}

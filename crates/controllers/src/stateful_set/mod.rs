@@ -1,0 +1,429 @@
+//! Keeps pods with names, and claims that belong to the names.
+//!
+//! Reads StatefulSets, pods, ControllerRevisions and PersistentVolumeClaims. Writes pods (creates, deletes, adopts,
+//! releases), claims (creates, gives owners), revisions, the status of StatefulSets, and events. Woken by StatefulSets, by
+//! their pods, by pods that nobody controls, and when a ready pod becomes available.
+//!
+//! A name is held until its pod is really gone: a pod that is being deleted on a node that does not answer is not replaced.
+//! Deliberately absent: deciding that it is gone; the pod garbage collector does for nodes that are out of service.
+
+mod identity;
+mod plan;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use api_machinery::clock::Clock;
+use api_machinery::selector::{LabelSelector, SelectorError};
+use component::controller::{self, Next};
+use component::events::{EventType, Recorder, reference};
+use component::informer::{Change, Informer};
+use component::queue::Queue;
+use component::{Context, ObjectKey};
+use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet, StatefulSetStatus};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use kube::Api;
+use kube::api::{DeleteParams, PostParams, Preconditions};
+use pod_rules::{labels, status};
+
+use crate::Informers;
+use crate::answers;
+use crate::claim::{self, CannotAdopt};
+use crate::expectations::{Expectations, NOT_SEEN};
+use crate::revisions::{self, Newest};
+use plan::{Action, Revisions};
+
+const WORKERS: usize = 4;
+
+/// Why a set could not be reconciled now.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error(transparent)]
+    Api(#[from] kube::Error),
+    #[error(transparent)]
+    Adopt(#[from] CannotAdopt),
+    #[error("spec.selector: {0}")]
+    Selector(#[from] SelectorError),
+    #[error("the revision {0} does not hold a template")]
+    Revision(String),
+}
+
+/// The set's revisions and what they hold.
+struct History {
+    all: Vec<Arc<ControllerRevision>>,
+    names: Revisions,
+}
+
+struct Controller {
+    client: kube::Client,
+    clock: Clock,
+    sets: Informer<StatefulSet>,
+    pods: Informer<Pod>,
+    revisions: Informer<ControllerRevision>,
+    claims: Informer<PersistentVolumeClaim>,
+    /// Writes of pods, by set.
+    pod_writes: Expectations,
+    /// Writes of the sets themselves.
+    set_writes: Expectations,
+    revision_writes: Expectations,
+    claim_writes: Expectations,
+    events: Recorder,
+}
+
+/// Starts the controller on tasks of the context.
+pub fn start(context: &Context, informers: &Informers) {
+    let queue = Queue::new();
+    let keys = queue.clone();
+    informers
+        .stateful_sets
+        .on_change(move |change: Change<'_, StatefulSet>| keys.add(ObjectKey::of(&**change.latest())));
+    let (keys, known) = (queue.clone(), informers.stateful_sets.clone());
+    informers.pods.on_change(move |change: Change<'_, Pod>| {
+        for pod in [change.old, change.new].into_iter().flatten() {
+            wake_owner(&keys, &known, pod, change.new.is_some());
+        }
+    });
+    let controller = Arc::new(Controller {
+        client: context.client.clone(),
+        clock: context.clock.clone(),
+        sets: informers.stateful_sets.clone(),
+        pods: informers.pods.clone(),
+        revisions: informers.controller_revisions.clone(),
+        claims: informers.persistent_volume_claims.clone(),
+        pod_writes: Expectations::default(),
+        set_writes: Expectations::default(),
+        revision_writes: Expectations::default(),
+        claim_writes: Expectations::default(),
+        events: Recorder::new(context, "statefulset-controller", None),
+    });
+    let waiting = controller.clone();
+    let synced = async move {
+        waiting.sets.synced().await;
+        waiting.pods.synced().await;
+        waiting.revisions.synced().await;
+        waiting.claims.synced().await;
+    };
+    let (tasks, shutdown) = (context.tasks.clone(), context.shutdown.clone());
+    answers::when(context, synced, move || {
+        controller::run(&tasks, shutdown, "statefulset", queue, WORKERS, move |key| {
+            let controller = controller.clone();
+            async move { controller.reconcile(&key).await }
+        });
+    });
+}
+
+/// Queues the set that controls a pod; or, of a pod that nobody controls, every set that might adopt it.
+fn wake_owner(keys: &Queue<ObjectKey>, sets: &Informer<StatefulSet>, pod: &Pod, exists: bool) {
+    let namespace = pod.metadata.namespace.clone().unwrap_or_default();
+    match claim::controller_of(&pod.metadata) {
+        Some(owner) if owner.kind == "StatefulSet" => {
+            keys.add(ObjectKey::new(namespace, owner.name.clone()));
+        }
+        None if exists => {
+            for set in sets.in_namespace(&namespace) {
+                if labels::selects(Some(&set.spec.selector), pod.metadata.labels.as_ref()) {
+                    keys.add(ObjectKey::of(&*set));
+                }
+            }
+        }
+        Some(_) | None => {}
+    }
+}
+
+impl Controller {
+    async fn reconcile(&self, key: &ObjectKey) -> Result<Next, Error> {
+        let Some(set) = self.sets.get(key) else {
+            let all = [&self.pod_writes, &self.set_writes, &self.revision_writes, &self.claim_writes];
+            all.into_iter().for_each(|writes| writes.forget(key));
+            return Ok(Next::Done);
+        };
+        let selector = labels::compile(Some(&set.spec.selector))?;
+        if selector.is_empty() {
+            return Ok(Next::Done);
+        }
+        let seen = self.pods.revision();
+        let pods = self.pods.in_namespace(&key.namespace);
+        if !self.is_fresh(key, seen, &pods) {
+            return Ok(NOT_SEEN);
+        }
+        let member = |pod: &&Arc<Pod>| {
+            identity::ordinal(&set, pod.metadata.name.as_deref().unwrap_or_default()).is_some()
+        };
+        let claims = claim::sort(&set.metadata, &selector, pods.iter().filter(member));
+        let api = Api::namespaced(self.client.clone(), &key.namespace);
+        let wrote = |pod: &Pod| self.pod_writes.wrote(key, pod);
+        let owned = claim::settle(&self.sets_api(key), &*set, &api, claims, wrote).await?;
+        let Some(history) = self.history(key, &set, &selector).await? else { return Ok(Next::Done) };
+        let plan = plan::plan(&set, &history.names, &owned, self.clock.now());
+        let mut done = Ok(());
+        for action in plan.actions {
+            if let Err(error) = self.act(key, &set, &history, action).await {
+                done = Err(error);
+                break;
+            }
+        }
+        self.write_status(key, &set, plan.status).await?;
+        done?;
+        self.forget_revisions(key, &set, &history, &owned).await?;
+        let wait = plan.wake.and_then(|at| Duration::try_from(at.duration_since(self.clock.now())).ok());
+        Ok(wait.map_or(Next::Done, Next::After))
+    }
+
+    fn sets_api(&self, key: &ObjectKey) -> Api<StatefulSet> {
+        Api::namespaced(self.client.clone(), &key.namespace)
+    }
+
+    /// Whether the caches show all that was written for this set.
+    fn is_fresh(&self, key: &ObjectKey, seen: u64, pods: &[Arc<Pod>]) -> bool {
+        let alive = |uid: &str| {
+            pods.iter().any(|pod| pod.metadata.uid.as_deref() == Some(uid) && !status::is_deleting(pod))
+        };
+        self.pod_writes.met(key, seen, alive)
+            && self.set_writes.met(key, self.sets.revision(), |_| false)
+            && self.revision_writes.met(key, self.revisions.revision(), |_| false)
+            && self.claim_writes.met(key, self.claims.revision(), |_| false)
+    }
+
+    /// The set's revisions, the newest made to hold its template; `None` when that has to be tried anew.
+    async fn history(
+        &self,
+        key: &ObjectKey,
+        set: &StatefulSet,
+        selector: &LabelSelector,
+    ) -> Result<Option<History>, Error> {
+        let api: Api<ControllerRevision> = Api::namespaced(self.client.clone(), &key.namespace);
+        let known = self.revisions.in_namespace(&key.namespace);
+        let claims = claim::sort(&set.metadata, selector, &known);
+        let wrote = |revision: &ControllerRevision| self.revision_writes.wrote(key, revision);
+        let mut all = claim::settle(&self.sets_api(key), set, &api, claims, wrote).await?;
+        revisions::sort(&mut all);
+        let told = set.status.as_ref();
+        let collisions = told.and_then(|status| status.collision_count).unwrap_or(0);
+        let owner = claim::owner_reference(set);
+        let update = match revisions::newest(&set.metadata, owner, &set.spec.template, &all, collisions) {
+            Newest::Is(newest) => newest,
+            Newest::Renumber(revision, number) => {
+                let name = revision.metadata.name.as_deref().unwrap_or_default();
+                let changed = ControllerRevision { revision: Some(number), ..(*revision).clone() };
+                let written = api.replace(name, &PostParams::default(), &changed).await?;
+                self.revision_writes.wrote(key, &written);
+                Arc::new(written)
+            }
+            Newest::Create(made) => match self.create_revision(key, set, &api, &made).await? {
+                Some(created) => {
+                    all.push(created.clone());
+                    created
+                }
+                None => return Ok(None),
+            },
+        };
+        let name = |revision: &ControllerRevision| revision.metadata.name.clone().unwrap_or_default();
+        let update = name(&update);
+        let current = told.and_then(|status| status.current_revision.clone());
+        let current = current.filter(|current| all.iter().any(|revision| name(revision) == *current));
+        let current = current.unwrap_or_else(|| update.clone());
+        Ok(Some(History { all, names: Revisions { current, update, collisions } }))
+    }
+
+    /// Creates a revision, or finds that an earlier pass did; `None` when its name is taken by something else.
+    async fn create_revision(
+        &self,
+        key: &ObjectKey,
+        set: &StatefulSet,
+        api: &Api<ControllerRevision>,
+        made: &ControllerRevision,
+    ) -> Result<Option<Arc<ControllerRevision>>, Error> {
+        let error = match api.create(&PostParams::default(), made).await {
+            Ok(created) => {
+                self.revision_writes.wrote(key, &created);
+                return Ok(Some(Arc::new(created)));
+            }
+            Err(error) => error,
+        };
+        if answers::namespace_terminates(&error) {
+            return Ok(None);
+        }
+        if !answers::is_already_exists(&error) {
+            return Err(error.into());
+        }
+        let name = made.metadata.name.as_deref().unwrap_or_default();
+        let Some(live) = api.get_opt(name).await? else { return Err(error.into()) };
+        let uid = set.metadata.uid.as_deref().unwrap_or_default();
+        if claim::is_controlled_by(&live.metadata, uid)
+            && revisions::template(&live) == revisions::template(made)
+        {
+            self.revision_writes.wrote(key, &live);
+            return Ok(Some(Arc::new(live)));
+        }
+        let mut status = set.status.clone().unwrap_or_default();
+        status.collision_count = Some(status.collision_count.unwrap_or(0) + 1);
+        self.write_status(key, set, status).await?;
+        Ok(None)
+    }
+
+    async fn act(
+        &self,
+        key: &ObjectKey,
+        set: &StatefulSet,
+        history: &History,
+        action: Action,
+    ) -> Result<(), Error> {
+        match action {
+            Action::Create(ordinal, revision) => self.create(key, set, history, ordinal, &revision).await,
+            Action::Keep(ordinal, pod) => self.claims_of(key, set, ordinal, Some(&pod), false).await,
+            Action::Delete(pod) => self.delete(key, set, &pod).await,
+            Action::Leave(ordinal, pod) => {
+                self.claims_of(key, set, ordinal, Some(&pod), true).await?;
+                self.delete(key, set, &pod).await
+            }
+        }
+    }
+
+    async fn create(
+        &self,
+        key: &ObjectKey,
+        set: &StatefulSet,
+        history: &History,
+        ordinal: i32,
+        revision: &str,
+    ) -> Result<(), Error> {
+        self.claims_of(key, set, ordinal, None, false).await?;
+        let held = history.all.iter().find(|one| one.metadata.name.as_deref() == Some(revision));
+        let template = if revision == history.names.update {
+            Some(set.spec.template.clone())
+        } else {
+            held.and_then(|held| revisions::template(held))
+        };
+        let template = template.ok_or_else(|| Error::Revision(revision.to_owned()))?;
+        let pod = identity::pod(set, &template, revision, ordinal);
+        let name = pod.metadata.name.clone().unwrap_or_default();
+        let what = format!("create Pod {name} in StatefulSet {}", identity::name(set));
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), &key.namespace);
+        match api.create(&PostParams::default(), &pod).await {
+            Ok(created) => {
+                self.pod_writes.wrote(key, &created);
+                self.tell(set, "SuccessfulCreate", format!("{what} successful"));
+                Ok(())
+            }
+            Err(error) if answers::namespace_terminates(&error) => Ok(()),
+            // An earlier pass made it, and the cache will show it; or it is somebody else's and the name is taken.
+            Err(error) => {
+                self.warn(set, "FailedCreate", format!("{what} failed error: {}", answers::message(&error)));
+                Err(error.into())
+            }
+        }
+    }
+
+    async fn delete(&self, key: &ObjectKey, set: &StatefulSet, pod: &Pod) -> Result<(), Error> {
+        let name = pod.metadata.name.as_deref().unwrap_or_default();
+        let what = format!("delete Pod {name} in StatefulSet {}", identity::name(set));
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), &key.namespace);
+        let only = Preconditions { uid: pod.metadata.uid.clone(), resource_version: None };
+        match api.delete(name, &DeleteParams::default().preconditions(only)).await {
+            Ok(_) => {
+                self.pod_writes.deleted_uid(key, pod.metadata.uid.clone().unwrap_or_default());
+                self.tell(set, "SuccessfulDelete", format!("{what} successful"));
+                Ok(())
+            }
+            // Gone, or another by now: the cache will show it.
+            Err(error) if answers::is_not_found(&error) || answers::is_conflict(&error) => Ok(()),
+            Err(error) => {
+                self.warn(set, "FailedDelete", format!("{what} failed error: {}", answers::message(&error)));
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Makes the claims of a pod that are missing, and gives those that are there the owners they should have.
+    async fn claims_of(
+        &self,
+        key: &ObjectKey,
+        set: &StatefulSet,
+        ordinal: i32,
+        pod: Option<&Pod>,
+        leaving: bool,
+    ) -> Result<(), Error> {
+        let api: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), &key.namespace);
+        for claim in identity::claims(set, ordinal) {
+            let mut wanted = claim.object;
+            let name = wanted.metadata.name.clone().unwrap_or_default();
+            let Some(known) = self.claims.get(&ObjectKey::new(key.namespace.clone(), name.clone())) else {
+                if leaving {
+                    continue;
+                }
+                wanted.metadata.owner_references = identity::owners(set, &wanted, pod, leaving);
+                match api.create(&PostParams::default(), &wanted).await {
+                    Ok(created) => {
+                        self.claim_writes.wrote(key, &created);
+                        let (pod, set_name) =
+                            (format!("{}-{ordinal}", identity::name(set)), identity::name(set));
+                        let note = format!("create Claim {name} Pod {pod} in StatefulSet {set_name} success");
+                        self.tell(set, "SuccessfulCreate", note);
+                    }
+                    Err(error) if answers::is_already_exists(&error) => {}
+                    Err(error) => return Err(error.into()),
+                }
+                continue;
+            };
+            if let Some(owners) = identity::owners(set, &known, pod, leaving) {
+                let mut changed = (*known).clone();
+                changed.metadata.owner_references = Some(owners);
+                let written = api.replace(&name, &PostParams::default(), &changed).await?;
+                self.claim_writes.wrote(key, &written);
+            }
+        }
+        Ok(())
+    }
+
+    fn tell(&self, set: &StatefulSet, reason: &str, note: String) {
+        self.events.event(&reference(set), EventType::Normal, reason, note);
+    }
+
+    fn warn(&self, set: &StatefulSet, reason: &str, note: String) {
+        self.events.event(&reference(set), EventType::Warning, reason, note);
+    }
+
+    async fn write_status(
+        &self,
+        key: &ObjectKey,
+        set: &StatefulSet,
+        status: StatefulSetStatus,
+    ) -> Result<(), Error> {
+        if !plan::differs(set.status.as_ref(), &status) {
+            return Ok(());
+        }
+        let changed = StatefulSet { status: Some(status), ..set.clone() };
+        match self.sets_api(key).replace_status(&key.name, &PostParams::default(), &changed).await {
+            Ok(written) => self.set_writes.wrote(key, &written),
+            Err(error) if answers::is_not_found(&error) => {}
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+
+    /// Deletes revisions beyond the limit that no pod is of.
+    async fn forget_revisions(
+        &self,
+        key: &ObjectKey,
+        set: &StatefulSet,
+        history: &History,
+        pods: &[Arc<Pod>],
+    ) -> Result<(), Error> {
+        let names = &history.names;
+        let mut used: BTreeSet<String> = pods.iter().map(|pod| identity::revision(pod).to_owned()).collect();
+        used.extend([names.current.clone(), names.update.clone()]);
+        let limit = set.spec.revision_history_limit.unwrap_or(10);
+        let api: Api<ControllerRevision> = Api::namespaced(self.client.clone(), &key.namespace);
+        for revision in revisions::forgettable(&history.all, &used, limit) {
+            let name = revision.metadata.name.as_deref().unwrap_or_default();
+            match api.delete(name, &DeleteParams::default()).await {
+                Err(error) if !answers::is_not_found(&error) => return Err(error.into()),
+                Ok(_) | Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+}

@@ -15,14 +15,10 @@ const LET_GO: (Duration, Duration) = (Duration::from_millis(20), Duration::from_
 
 /// Ends and removes everything; nothing happens to a cluster that is not there.
 pub async fn remove(layout: &Layout) -> Result<()> {
-    for process in processes(layout)? {
-        process.kill().context("cannot end a process of the cluster")?;
-    }
-    // Making a node may have gone on until its maker was ended: look again.
-    for process in processes(layout)? {
-        process.kill().context("cannot end a process of the cluster")?;
-        nodes::gone(process, "a process of the cluster").await?;
-    }
+    // First what nodes and switch are, which lets those that started them take note of it; then whatever is left, since
+    // making a node may have gone on until its maker was ended.
+    end(&processes(layout, |words| words.get(1).is_some_and(|word| word == "cluster"))?).await?;
+    end(&processes(layout, |_| true)?).await?;
     remove_cgroups(layout).await?;
     unmount_under(&LinuxMounts, &layout.folder)
         .context("cannot unmount what is below the cluster's folder")?;
@@ -34,15 +30,25 @@ pub async fn remove(layout: &Layout) -> Result<()> {
     }
 }
 
+async fn end(processes: &[Identity]) -> Result<()> {
+    for process in processes {
+        process.kill().context("cannot end a process of the cluster")?;
+    }
+    for process in processes {
+        nodes::gone(*process, "a process of the cluster").await?;
+    }
+    Ok(())
+}
+
 /// The switch, the nodes' first processes, and what started them. Everything else ends with these.
-fn processes(layout: &Layout) -> Result<Vec<Identity>> {
+fn processes(layout: &Layout, also: impl Fn(&[String]) -> bool) -> Result<Vec<Identity>> {
     let folder = layout.folder.to_string_lossy();
     let is = |words: &[String]| {
-        words.windows(3).any(|three| {
-            three[0] == "cluster"
-                && matches!(three[1].as_str(), "run-node" | "run-switch")
-                && three[2] == folder
-        })
+        let part = |three: &[String]| {
+            let kind = matches!(three[1].as_str(), "run-node" | "run-switch");
+            three[0] == "cluster" && kind && three[2] == folder
+        };
+        words.windows(3).any(part) && also(words)
     };
     host::machines::find(is).context("cannot read /proc")
 }

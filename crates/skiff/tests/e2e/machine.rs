@@ -138,6 +138,7 @@ impl Cluster {
     }
 
     /// Starts the binary under test with these arguments, and leaves it running.
+    #[expect(clippy::zombie_processes, reason = "it ends with the machine, whose first process reaps it")]
     pub fn start_skiff(&self, log: &str, arguments: &str) {
         let log = std::fs::File::options()
             .create(true)

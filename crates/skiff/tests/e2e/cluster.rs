@@ -1,0 +1,414 @@
+//! Several nodes, made by `skiff cluster`: pods reach pods on other nodes, what a dead control plane and a dead node cost,
+//! and that nothing is left of a cluster, however far its making got.
+
+#![expect(clippy::disallowed_methods, reason = "an end-to-end test is what starts the processes under test")]
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::machine::{binary, missing, repository, until};
+
+const WEB: &str = r#"
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web}
+spec:
+  replicas: 3
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      topologySpreadConstraints:
+        - maxSkew: 1
+          topologyKey: kubernetes.io/hostname
+          whenUnsatisfiable: ScheduleAnyway
+          labelSelector: {matchLabels: {app: web}}
+      tolerations:
+        - {key: node.kubernetes.io/not-ready, operator: Exists, effect: NoExecute, tolerationSeconds: 5}
+        - {key: node.kubernetes.io/unreachable, operator: Exists, effect: NoExecute, tolerationSeconds: 5}
+      containers:
+        - name: web
+          image: skiff.local/busybox:1.35
+          command:
+            - sh
+            - -c
+            - |
+              mkdir -p /www/cgi-bin
+              hostname > /www/index.html
+              cp /bin/busybox /www/busybox
+              printf '#!/bin/sh\necho\necho $REMOTE_ADDR\n' > /www/cgi-bin/from
+              chmod +x /www/cgi-bin/from
+              exec httpd -f -p 8080 -h /www
+          readinessProbe: {tcpSocket: {port: 8080}, periodSeconds: 1}
+        # One that resolves names as applications do.
+        - {name: client, image: "skiff.local/nginx:1.22", command: [sh, -c, "while :; do sleep 1; done"]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}
+"#;
+
+/// The containers of a node.
+const TASKS: &str =
+    "ctr --address /var/lib/skiff/agent/containerd/containerd.sock --namespace k8s.io tasks list";
+
+/// A cluster of several nodes, in a folder of its own.
+struct Cluster {
+    root: PathBuf,
+}
+
+impl Cluster {
+    /// A place for one; `None`, loudly, where that is impossible and nobody insists on it.
+    fn place(name: &str) -> Option<Cluster> {
+        if let Some(missing) = missing() {
+            assert!(std::env::var_os("SKIFF_REQUIRE_CONTAINERD").is_none(), "cannot run: {missing}");
+            eprintln!("SKIPPED {name}: {missing}");
+            return None;
+        }
+        let cluster = Cluster { root: repository().join("out/clusters").join(name) };
+        cluster.skiff("delete").expect("nothing is left of an earlier run");
+        Some(cluster)
+    }
+
+    fn folder(&self) -> PathBuf {
+        self.root.join("default")
+    }
+
+    fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(binary());
+        command.arg("cluster").args(words).env("SKIFF_CLUSTERS", &self.root);
+        command.current_dir(repository()).stdin(Stdio::null());
+        command
+    }
+
+    /// `skiff cluster` with words between blanks as its arguments.
+    fn skiff(&self, words: &str) -> Result<String, String> {
+        text(self.command(&words.split(' ').collect::<Vec<_>>()).output().expect("it starts"))
+    }
+
+    fn create(&self, arguments: &str) {
+        let images = "--image out/images/busybox.tar --image out/images/nginx.tar";
+        self.skiff(&format!("create {images} {arguments}")).unwrap_or_else(|error| panic!("{error}"));
+    }
+
+    /// A line of shell on a node.
+    fn on(&self, node: &str, line: &str) -> Result<String, String> {
+        text(self.command(&["exec", node, "--", "sh", "-c", line]).output().expect("it starts"))
+    }
+
+    fn kubectl(&self, line: &str) -> Result<String, String> {
+        let kubeconfig = self.folder().join("kubeconfig");
+        let line = format!("out/bin/kubectl --kubeconfig {} {line}", kubeconfig.display());
+        text(Command::new("sh").args(["-c", &line]).current_dir(repository()).output().expect("a shell"))
+    }
+
+    fn must(&self, line: &str) -> String {
+        self.kubectl(line).unwrap_or_else(|error| {
+            let pods = self.kubectl("get nodes,pods -A -o wide").unwrap_or_else(|error| error);
+            panic!("{line}: {error}\n{pods}")
+        })
+    }
+
+    /// The pods of the application that nobody has told to go.
+    fn pods(&self) -> Vec<Pod> {
+        let list: Value = serde_json::from_str(&self.must("get pods -l app=web -o json")).expect("JSON");
+        let items = list["items"].as_array().expect("a list");
+        let staying = items.iter().filter(|pod| pod["metadata"]["deletionTimestamp"].is_null());
+        let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let pod = |pod: &Value| Pod {
+            name: word(&pod["metadata"]["name"]),
+            node: word(&pod["spec"]["nodeName"]),
+            address: word(&pod["status"]["podIP"]),
+            ready: pod["status"]["containerStatuses"]
+                .as_array()
+                .is_some_and(|containers| containers.iter().all(|container| container["ready"] == true)),
+        };
+        staying.map(pod).collect()
+    }
+
+    fn service(&self) -> String {
+        self.must("get service web -o jsonpath='{.spec.clusterIP}'")
+    }
+
+    /// A line of shell in a pod's network, with the pod's files.
+    fn in_pod(&self, pod: &Pod, line: &str) -> Result<String, String> {
+        let id = self.must(&format!(
+            "get pod {} -o jsonpath='{{.status.containerStatuses[?(@.name==\"client\")].containerID}}'",
+            pod.name
+        ));
+        let find =
+            format!("{TASKS} | awk '$1 == \"{}\" {{ print $2 }}'", id.trim_start_matches("containerd://"));
+        let process = self.on(&pod.node, &find).expect("a process");
+        let enter = [
+            "exec", &pod.node, "--", "nsenter", "--target", &process, "--net", "--mount", "--", "/bin/sh",
+            "-c", line,
+        ];
+        text(self.command(&enter).output().expect("it starts"))
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if std::env::var_os("SKIFF_KEEP").is_none() {
+            let ended = self.skiff("delete");
+            // A second panic would hide the first.
+            if !std::thread::panicking() {
+                ended.expect("nothing is left");
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Pod {
+    name: String,
+    node: String,
+    address: String,
+    ready: bool,
+}
+
+fn text(output: Output) -> Result<String, String> {
+    let out = String::from_utf8_lossy(&output.stdout).trim_end().to_owned();
+    match output.status.success() {
+        true => Ok(out),
+        false => Err(format!("{}: {out}{}", output.status, String::from_utf8_lossy(&output.stderr))),
+    }
+}
+
+#[test]
+fn nodes_and_the_control_plane_die_and_come_back() {
+    let Some(cluster) = Cluster::place("failures") else { return };
+    cluster.create("--nodes 3");
+    std::fs::write(cluster.folder().join("web.yaml"), WEB).expect("a manifest");
+    cluster.must(&format!("apply -f {}", cluster.folder().join("web.yaml").display()));
+    cluster.must("rollout status deployment/web --timeout=90s");
+
+    pods_reach_each_other(&cluster);
+    network_is_repaired(&cluster);
+    control_plane_dies(&cluster);
+    partition_is_no_death(&cluster);
+    node_dies(&cluster);
+}
+
+/// By address, by Service and by name, and whoever is asked sees who asks.
+fn pods_reach_each_other(cluster: &Cluster) {
+    let pods = cluster.pods();
+    let nodes: BTreeSet<&str> = pods.iter().map(|pod| pod.node.as_str()).collect();
+    assert_eq!(nodes.len(), 3, "one on each node: {pods:?}");
+    for from in &pods {
+        for to in &pods {
+            let line = format!("timeout 5 wget -q -O - http://{}:8080/cgi-bin/from", to.address);
+            let seen =
+                cluster.in_pod(from, &line).unwrap_or_else(|error| panic!("{from:?} to {to:?}: {error}"));
+            assert!(seen.contains(&from.address), "{to:?} saw {seen} instead of {from:?}");
+        }
+        for place in [cluster.service(), "web".to_owned(), "web.default.svc.cluster.local".to_owned()] {
+            let line = format!(
+                "for i in $(seq 30); do timeout 5 wget -q -O - http://{place}/ || echo failed; done | sort -u"
+            );
+            let answers =
+                cluster.in_pod(from, &line).unwrap_or_else(|error| panic!("{from:?} to {place}: {error}"));
+            assert_eq!(answers.lines().count(), 3, "from {from:?} to {place}: {answers}");
+        }
+    }
+    let sizes = cluster.on("node-2", "ip -o link show skiff-pods; ip -o link show skiff-vxlan");
+    assert_eq!(sizes.expect("links").matches("mtu 1450").count(), 2);
+    // Many packets as large as they may be: the program is larger than half a million bytes.
+    let far = pods.iter().find(|pod| pod.node == "node-3").expect("a pod on node-3");
+    let line = format!("curl -s --max-time 10 http://{}:8080/busybox | wc -c", far.address);
+    let size: u64 =
+        cluster.on("node-2", &line).expect("large packets pass").trim().parse().expect("a number");
+    assert!(size > 500_000, "{size}");
+}
+
+/// What somebody deletes comes back.
+fn network_is_repaired(cluster: &Cluster) {
+    let pods = cluster.pods();
+    let far = pods.iter().find(|pod| pod.node == "node-3").expect("a pod on node-3");
+    cluster.on("node-2", "ip link delete skiff-vxlan").expect("deleted");
+    let line = format!("curl -s --max-time 1 http://{}:8080/", far.address);
+    until(10, "the device is made again", || cluster.on("node-2", &line).is_ok());
+}
+
+/// Requests from another node through the Service, all the while.
+fn control_plane_dies(cluster: &Cluster) {
+    let url = format!("http://{}/", cluster.service());
+    let script = repository().join("scripts/load.lua");
+    let script = script.to_string_lossy();
+    let words = [
+        "exec",
+        "node-2",
+        "--",
+        "wrk",
+        "--threads",
+        "1",
+        "--connections",
+        "4",
+        "--duration",
+        "24s",
+        "--header",
+        "Connection: close",
+        "--script",
+        &script,
+        &url,
+    ];
+    let mut load = cluster.command(&words);
+    let load = load.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+    let began = Instant::now();
+    cluster.on("node-1", "exec pkill -9 -f \"skiff serve[r]\"").expect("killed");
+    cluster.kubectl("get nodes --request-timeout=2s").expect_err("nobody answers");
+    let output = text(load.wait_with_output().expect("it ends")).expect("wrk");
+    assert!(began.elapsed() > Duration::from_secs(20), "{output}");
+    assert!(output.contains(" 0 failed"), "{output}");
+    cluster.skiff("start node-1").expect("started");
+    until(30, "the API server is back", || cluster.kubectl("get --raw /readyz").is_ok());
+    cluster.must("wait --for=condition=Ready node --all --timeout=30s");
+    let restarts = cluster
+        .must("get pods -l app=web -o jsonpath='{.items[*].status.containerStatuses[*].restartCount}'");
+    assert_eq!(restarts, "0 0 0 0 0 0");
+}
+
+/// A node that nobody hears for a moment loses nothing.
+fn partition_is_no_death(cluster: &Cluster) {
+    let names = |pods: Vec<Pod>| pods.into_iter().map(|pod| pod.name).collect::<Vec<_>>();
+    let before = names(cluster.pods());
+    let reach = "curl -s -k --max-time 1 https://172.30.0.2:6443/healthz";
+    cluster.on("node-2", reach).expect("the server is reached");
+    cluster.skiff("partition node-2").expect("cut off");
+    cluster.on("node-2", reach).expect_err("the server is not reached");
+    cluster.skiff("heal").expect("healed");
+    until(10, "the server is reached again", || cluster.on("node-2", reach).is_ok());
+    assert_eq!(names(cluster.pods()), before);
+}
+
+fn node_dies(cluster: &Cluster) {
+    cluster.skiff("kill node-3").expect("killed");
+    let ready = "get node node-3 -o jsonpath='{.status.conditions[?(@.type==\"Ready\")].status}'";
+    until(50, "the node is known to be dead", || cluster.must(ready) == "Unknown");
+    let moved = |pods: &[Pod]| pods.len() == 3 && pods.iter().all(|pod| pod.ready && pod.node != "node-3");
+    until(60, "its pods run elsewhere", || moved(&cluster.pods()));
+    let line = format!(
+        "for i in $(seq 30); do curl -s --max-time 2 http://{}/ || echo failed; done",
+        cluster.service()
+    );
+    assert!(!cluster.on("node-2", &line).expect("answers").contains("failed"));
+
+    cluster.skiff("start node-3").expect("started");
+    until(60, "the node is back", || cluster.must(ready) == "True");
+    // The pod that was told to go meanwhile goes, and nothing of it runs.
+    until(60, "three pods are left", || cluster.must("get pods -l app=web -o name").lines().count() == 3);
+    until(30, "nothing of it runs", || {
+        cluster.on("node-3", TASKS).is_ok_and(|list| !list.contains("RUNNING"))
+    });
+    assert!(moved(&cluster.pods()), "{:?}", cluster.pods());
+}
+
+/// All of this machine that a cluster could leave behind, apart from processes.
+fn traces(cluster: &Cluster) -> Vec<String> {
+    let folder = cluster.folder();
+    let shell = |line: &str| text(Command::new("sh").args(["-c", line]).output().expect("a shell"));
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("mounts");
+    let ours = |line: &&str| line.contains(&*folder.to_string_lossy());
+    let mut found: Vec<String> = mounts.lines().filter(ours).map(str::to_owned).collect();
+    for line in [
+        "ip -brief link",
+        "ip route",
+        "nft list tables",
+        "find /sys/fs/cgroup -path '*skiff-default*' -type d",
+    ] {
+        found.push(shell(line).unwrap_or_else(|error| error));
+    }
+    found.push(format!("files: {}", folder.exists()));
+    found
+}
+
+/// The namespaces of all processes whose arguments mention the cluster, and those processes.
+fn processes(cluster: &Cluster) -> (BTreeSet<PathBuf>, Vec<PathBuf>) {
+    let folder = cluster.folder().to_string_lossy().into_owned();
+    let mut namespaces = BTreeSet::new();
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").expect("/proc").flatten() {
+        let words = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        if String::from_utf8_lossy(&words).contains(&folder) {
+            namespaces.extend(namespaces_of(&entry.path()));
+            found.push(entry.path());
+        }
+    }
+    (namespaces, found)
+}
+
+fn namespaces_of(process: &Path) -> Vec<PathBuf> {
+    let own = |kind: &str| std::fs::read_link(Path::new("/proc/self/ns").join(kind)).ok();
+    let kinds = ["net", "mnt", "pid"].into_iter();
+    let of = |kind: &str| {
+        std::fs::read_link(process.join("ns").join(kind))
+            .ok()
+            .filter(|found| Some(found) != own(kind).as_ref())
+    };
+    kinds.filter_map(of).collect()
+}
+
+/// Nobody is in any of the namespaces any more.
+fn assert_gone(cluster: &Cluster, namespaces: &BTreeSet<PathBuf>) {
+    assert_eq!(processes(cluster).1, Vec::<PathBuf>::new());
+    for entry in std::fs::read_dir("/proc").expect("/proc").flatten() {
+        let inside = namespaces_of(&entry.path()).into_iter().any(|own| namespaces.contains(&own));
+        assert!(!inside, "{} is left", entry.path().display());
+    }
+}
+
+#[test]
+fn nothing_is_left_of_a_cluster() {
+    let Some(cluster) = Cluster::place("traces") else { return };
+    let before = traces(&cluster);
+    cluster.create("--nodes 2");
+    let again = cluster.skiff("create").expect_err("it is there");
+    assert!(again.contains("exists already"), "{again}");
+    assert!(cluster.skiff("list").expect("a list").contains("default              2        2"));
+    assert_ne!(traces(&cluster), before, "the test sees what a cluster is");
+    let (namespaces, _) = processes(&cluster);
+    assert!(namespaces.len() >= 7, "{namespaces:?}");
+    cluster.skiff("stop node-2").expect("stopped");
+    cluster.skiff("delete").expect("deleted");
+    assert_gone(&cluster, &namespaces);
+    assert_eq!(traces(&cluster), before);
+}
+
+/// Told to stop, killed, or failing: at any time.
+#[test]
+fn nothing_is_left_of_a_cluster_that_was_not_finished() {
+    let Some(cluster) = Cluster::place("unfinished") else { return };
+    let before = traces(&cluster);
+    for (file, signal) in [
+        ("cluster.json", "INT"),
+        ("nodes/node-1/state", "INT"),
+        ("nodes/node-2/state", "TERM"),
+        ("kubeconfig", "INT"),
+        ("nodes/node-1/state", "KILL"),
+        ("nodes/node-2/var-lib/skiff/join-token", "KILL"),
+    ] {
+        let mut making =
+            cluster.command(&["create", "--nodes", "2"]).stderr(Stdio::null()).spawn().expect("a shell");
+        until(30, file, || cluster.folder().join(file).exists());
+        let (namespaces, _) = processes(&cluster);
+        let told = Command::new("kill").args([&format!("-{signal}"), &making.id().to_string()]).status();
+        assert!(told.expect("kill").success());
+        assert!(!making.wait().expect("it ends").success(), "{signal} at {file}");
+        if signal == "KILL" {
+            cluster.skiff("delete").expect("deleted");
+        }
+        assert_gone(&cluster, &namespaces);
+        assert_eq!(traces(&cluster), before, "{signal} at {file}");
+    }
+    let refused = cluster.skiff("create --nodes 2 --image /no/such.tar").expect_err("no such file");
+    assert!(refused.contains("/no/such.tar is not an image archive"), "{refused}");
+    let late = cluster.skiff("create --nodes 2 --timeout 0").expect_err("nobody is that fast");
+    assert!(late.contains("not ready within 0ns: node-1 has not joined"), "{late}");
+    assert_eq!(traces(&cluster), before);
+}

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use component::events::EventType;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use kube::Api;
@@ -98,7 +99,10 @@ async fn write(shared: &Shared, pod: &Pod, patch: &Value) -> Answer {
     let patch = Patch::Strategic(patch);
     let call = api.patch_status(name(pod), &parameters, &patch);
     match tokio::time::timeout(ANSWER_LIMIT, call).await {
-        Ok(Ok(answer)) => Answer::Written(Box::new(answer)),
+        Ok(Ok(answer)) => {
+            tell_deadline(shared, pod, &answer);
+            Answer::Written(Box::new(answer))
+        }
         // Another pod may have the name by now: its uid is not ours to change.
         Ok(Err(kube::Error::Api(status))) if matches!(status.code, 404 | 409 | 422) => {
             if status.code == 404 || status.message.contains("uid") {
@@ -109,6 +113,16 @@ async fn write(shared: &Shared, pod: &Pod, patch: &Value) -> Answer {
         }
         Ok(Err(error)) => Answer::Failed(error.to_string()),
         Err(_) => Answer::Failed("no answer".to_owned()),
+    }
+}
+
+/// The end of a pod's time is an event too, the first time that its status says so.
+fn tell_deadline(shared: &Shared, before: &Pod, after: &Pod) {
+    const REASON: &str = "DeadlineExceeded";
+    let says = |pod: &Pod| pod.status.as_ref().and_then(|status| status.reason.as_deref()) == Some(REASON);
+    if says(after) && !says(before) {
+        let message = after.status.as_ref().and_then(|status| status.message.clone());
+        shared.pod_event(after, EventType::Normal, REASON, message.unwrap_or_default());
     }
 }
 

@@ -228,6 +228,20 @@ async fn the_hook_and_the_stop_share_the_grace_period() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_pod_has_its_time_and_no_more() {
+    let node = Node::new();
+    let path = node.pod(json!({}), json!({"activeDeadlineSeconds": 60, "terminationGracePeriodSeconds": 1}));
+    let begun = node.seconds();
+    let over = node.status(&path, "failed", |status| status["phase"] == "Failed").await;
+    assert!((59..=61).contains(&(node.seconds() - begun)));
+    assert_eq!(over["reason"], "DeadlineExceeded");
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    let message = "Pod was active on the node longer than the specified deadline";
+    assert_eq!(node.events("DeadlineExceeded"), [message]);
+    assert_eq!(node.events("Killing"), ["Stopping container main"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_second_deletion_can_only_shorten_the_first() {
     let node = Node::new();
     node.runtime.set_script(Script { stop: Duration::from_secs(1000), ..Script::default() });

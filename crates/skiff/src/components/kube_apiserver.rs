@@ -22,12 +22,30 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::datastore::DatastoreFlags;
+
 /// What the API server is told.
 #[derive(Args, Clone, Debug)]
 pub struct KubeApiserverFlags {
-    /// Keep everything in a store of our own below this folder; one server can have it at a time
+    /// Keep everything in a store of our own below this folder, which one server can have at a time; with etcd only the
+    /// keys that Secrets are encrypted with, the same for all servers
     #[arg(long)]
     pub data_dir: PathBuf,
+    /// Addresses of an etcd's members, separated by commas, that servers share
+    #[arg(long, value_delimiter = ',')]
+    pub etcd_servers: Vec<String>,
+    /// Who signed the certificates of etcd's members
+    #[arg(long)]
+    pub etcd_cafile: Option<PathBuf>,
+    /// Certificate to show to etcd
+    #[arg(long, requires = "etcd_keyfile")]
+    pub etcd_certfile: Option<PathBuf>,
+    /// Its key
+    #[arg(long, requires = "etcd_certfile")]
+    pub etcd_keyfile: Option<PathBuf>,
+    /// While etcd has no quorum, answer reads with the last known state and a warning instead of an error
+    #[arg(long)]
+    pub stale_reads_without_quorum: bool,
     /// Address to listen on
     #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::UNSPECIFIED))]
     pub bind_address: IpAddr,
@@ -115,7 +133,18 @@ impl KubeApiserverFlags {
             port: self.secure_port,
             // As upstream: whoever runs DNS makes its Service.
             dns_address: None,
+            stale_reads_without_quorum: self.stale_reads_without_quorum,
             ..apiserver::Config::default()
+        }
+    }
+
+    fn datastore(&self) -> DatastoreFlags {
+        DatastoreFlags {
+            datastore_endpoint: self.etcd_servers.clone(),
+            datastore_cafile: self.etcd_cafile.clone(),
+            datastore_certfile: self.etcd_certfile.clone(),
+            datastore_keyfile: self.etcd_keyfile.clone(),
+            stale_reads_without_quorum: self.stale_reads_without_quorum,
         }
     }
 
@@ -157,9 +186,10 @@ pub async fn run(flags: KubeApiserverFlags, shutdown: CancellationToken) -> Resu
     let tokens = Arc::new(flags.tokens(&entropy)?);
     let address = SocketAddr::new(flags.bind_address, flags.secure_port);
     let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
-    let store = crate::server::embedded_store(&flags.data_dir)?;
+    let ca = super::read_text("--client-ca-file", &flags.client_ca_file)?;
+    let datastore = flags.datastore().open(&flags.data_dir, &ca).await?;
     let dependencies = Dependencies {
-        store: store.clone(),
+        store: datastore.store(),
         catalog: Catalog::built_in(),
         clock: clock.clone(),
         entropy: entropy.clone(),
@@ -170,7 +200,7 @@ pub async fn run(flags: KubeApiserverFlags, shutdown: CancellationToken) -> Resu
     tracing::info!(%address, "the API server is ready");
     apiserver::serve::listen(server.clone(), listener, tls, shutdown).await;
     server.stop().await;
-    store.close().await.context("the store did not close")
+    datastore.close().await
 }
 
 #[cfg(test)]

@@ -25,15 +25,45 @@ impl GroupResource {
         GroupResource { group: group.to_owned(), plural: plural.to_owned() }
     }
 
-    /// Where objects of the resource are stored, with a slash at the end.
+    /// Where objects of the resource are stored, with a slash at the end: where upstream stores them. Its own groups are
+    /// left out there, and some names are older than the API.
     pub fn prefix(&self) -> String {
-        if self.group.is_empty() {
-            format!("{REGISTRY}{}/", self.plural)
-        } else {
-            format!("{REGISTRY}{}/{}/", self.group, self.plural)
+        let group = self.group.as_str();
+        if !group.is_empty() && !UPSTREAMS_GROUPS.contains(&group) {
+            return format!("{REGISTRY}{group}/{}/", self.plural);
         }
+        let name = match (group, self.plural.as_str()) {
+            ("", "endpoints") => "services/endpoints",
+            ("", "nodes") => "minions",
+            ("", "replicationcontrollers") => "controllers",
+            ("", "services") => "services/specs",
+            ("networking.k8s.io", "ingresses") => "ingress",
+            (_, plural) => plural,
+        };
+        format!("{REGISTRY}{name}/")
     }
 }
+
+/// The groups that upstream leaves out of keys.
+const UPSTREAMS_GROUPS: &[&str] = &[
+    "admissionregistration.k8s.io",
+    "apps",
+    "autoscaling",
+    "batch",
+    "certificates.k8s.io",
+    "coordination.k8s.io",
+    "discovery.k8s.io",
+    "flowcontrol.apiserver.k8s.io",
+    "internal.apiserver.k8s.io",
+    "networking.k8s.io",
+    "node.k8s.io",
+    "policy",
+    "rbac.authorization.k8s.io",
+    "resource.k8s.io",
+    "scheduling.k8s.io",
+    "storage.k8s.io",
+    "storagemigration.k8s.io",
+];
 
 /// Where objects of `resource` are stored, with a slash at the end.
 pub fn prefix(resource: &Resource) -> String {
@@ -118,5 +148,39 @@ impl Catalog {
     /// Whether a version of a group exists.
     pub fn has_version(&self, group: &str, version: &str) -> bool {
         self.all.iter().any(|resource| resource.group == group && resource.version == version)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn keys_are_upstreams() {
+        for (group, plural, prefix) in [
+            ("", "pods", "/registry/pods/"),
+            ("", "services", "/registry/services/specs/"),
+            ("", "endpoints", "/registry/services/endpoints/"),
+            ("", "nodes", "/registry/minions/"),
+            ("apps", "deployments", "/registry/deployments/"),
+            ("coordination.k8s.io", "leases", "/registry/leases/"),
+            ("networking.k8s.io", "ingresses", "/registry/ingress/"),
+            ("rbac.authorization.k8s.io", "clusterroles", "/registry/clusterroles/"),
+            (
+                "apiextensions.k8s.io",
+                "customresourcedefinitions",
+                "/registry/apiextensions.k8s.io/customresourcedefinitions/",
+            ),
+            ("example.com", "pods", "/registry/example.com/pods/"),
+        ] {
+            assert_eq!(GroupResource::new(group, plural).prefix(), prefix);
+        }
+        let stored = Catalog::built_in().stored();
+        let prefixes: BTreeSet<String> = stored.keys().map(GroupResource::prefix).collect();
+        assert_eq!(prefixes.len(), stored.len(), "no two resources share a place");
+        let within = |a: &String| prefixes.iter().any(|b| a != b && a.starts_with(b.as_str()));
+        assert!(!prefixes.iter().any(within), "nor is one inside another's");
     }
 }

@@ -15,6 +15,11 @@ pub(crate) fn is_not_found(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 404)
 }
 
+/// A namesake exists. (A conflict of revisions has the same code.)
+pub(crate) fn is_already_exists(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.reason == "AlreadyExists")
+}
+
 /// Starts something when `synced` is done, unless the component ends before.
 pub(crate) fn when<S>(context: &Context, synced: S, start: impl FnOnce() + Send + 'static)
 where

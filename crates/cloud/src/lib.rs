@@ -15,6 +15,7 @@ mod node_lifecycle;
 pub mod provider;
 mod route;
 mod service;
+mod volume;
 
 use component::Context;
 
@@ -34,6 +35,9 @@ pub async fn run(context: Context, config: Config) {
     }
     if config.configure_cloud_routes && provider.routes().is_some() {
         route::start(&context, &informers, &config);
+    }
+    if provider.volumes().is_some() {
+        volume::start(&context, &informers, &config);
     }
     context.shutdown.cancelled().await;
 }

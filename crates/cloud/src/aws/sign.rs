@@ -107,7 +107,8 @@ mod tests {
             ("host", "example.amazonaws.com"),
             ("x-amz-date", date),
         ];
-        let cases: [(&str, &[(&str, &str)], &[u8], &str); 3] = [
+        type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a [u8], &'a str);
+        let cases: [Case<'_>; 3] = [
             ("GET", &plain, b"", "5fa00fa31553b73ebf1942676e86291e8372ff2a2260956d9b8aae1d763fbf31"),
             ("POST", &plain, b"", "5da7c1a2acd57cee7505fc6676e4e544621c30862966e37dddb68e92efbe5d6b"),
             (

@@ -80,8 +80,16 @@ pub(crate) fn start(context: &Context, informers: &Informers, config: &Config) {
 }
 
 fn wake(queue: &Queue<ObjectKey>, informers: &Informers) {
-    let keys = queue.clone();
+    let (keys, services) = (queue.clone(), informers.services.clone());
     informers.services.on_change(move |change: Change<'_, Service>| {
+        // An address was given back: somebody may wait for one.
+        let has = |service: &Arc<Service>| plan::held(service).is_some();
+        if change.old.is_some_and(has) && !change.new.is_some_and(has) {
+            let waiting = |service: &&Arc<Service>| plan::wants(service) && !has(service);
+            for service in services.list().iter().filter(waiting) {
+                keys.add(ObjectKey::of(&**service));
+            }
+        }
         if [change.old, change.new].into_iter().flatten().any(|service| plan::concerns(service)) {
             keys.add(ObjectKey::of(&**change.latest()));
         }

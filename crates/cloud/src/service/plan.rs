@@ -72,8 +72,10 @@ fn ingress(service: &Service) -> Vec<Ingress> {
 pub(super) fn target(node: &Arc<Node>) -> Option<NodeRef> {
     let excluded = node.metadata.labels.as_ref().is_some_and(|labels| labels.contains_key(EXCLUDED));
     let leaves = node.metadata.deletion_timestamp.is_some();
+    // The cloud does not know it before its own controller has.
+    let unknown = crate::node::plan::is_uninitialized(node);
     // Addresses are not what targets are found by, and change more often.
-    (!excluded && !leaves).then(|| NodeRef { addresses: Vec::new(), ..node_ref(node) })
+    (!excluded && !leaves && !unknown).then(|| NodeRef { addresses: Vec::new(), ..node_ref(node) })
 }
 
 /// What to do, given what the cloud was last told.

@@ -67,7 +67,10 @@ fn the_cloud_is_told_what_it_was_not_told_before() {
     let left_out = [node(
         &json!({"metadata": {"labels": {"node.kubernetes.io/exclude-from-external-load-balancers": ""}}}),
     )];
+    let taint = json!([{"key": "node.cloudprovider.kubernetes.io/uninitialized", "effect": "NoSchedule"}]);
+    let new = [one[0].clone(), node(&json!({"metadata": {"name": "n3"}, "spec": {"taints": taint}}))];
     assert_eq!(step(json!({}), &one), "nothing");
+    assert_eq!(step(json!({}), &new), "nothing", "not before the cloud knows it");
     assert_eq!(step(json!({"metadata": {"labels": {"a": "b"}}}), &one), "nothing");
     assert_eq!(step(json!({}), &two), "update");
     assert_eq!(step(json!({}), &left_out), "update");

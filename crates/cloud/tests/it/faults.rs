@@ -227,7 +227,7 @@ async fn a_volume_is_made_once_attached_grown_and_removed() {
     assert!(matches!(broken, ProviderError::Throttled { .. }), "{broken}");
     let made = settle(|| aws.create(&wanted)).await;
     assert_eq!((made.gibibytes, made.zone.as_str()), (3, "us-east-1a"));
-    assert_eq!(moto.volumes().await, [made.handle.clone()], "only one");
+    assert_eq!(moto.volumes().await, std::slice::from_ref(&made.handle), "only one");
     let device = settle(|| aws.attach(&made.handle, &node)).await;
     assert_eq!(device, "/dev/sdf");
     assert_eq!(settle(|| aws.attach(&made.handle, &node)).await, device);

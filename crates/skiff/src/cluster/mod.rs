@@ -192,7 +192,7 @@ fn list(root: &std::path::Path) -> Result<()> {
         for node in &nodes {
             running += usize::from(nodes::first_process(&layout, node)?.is_some());
         }
-        let server = switch::port(&layout).map_or_else(|| "-".to_owned(), |port| kubeconfig::url(port));
+        let server = switch::port(&layout).map_or_else(|| "-".to_owned(), kubeconfig::url);
         println!("{name:<20} {:<8} {running:<10} {server}", nodes.len());
     }
     Ok(())

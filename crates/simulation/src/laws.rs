@@ -33,9 +33,7 @@ pub(crate) struct Laws {
 impl Laws {
     /// Takes in one change.
     pub(crate) fn see(&mut self, key: &str, object: Option<&Value>) {
-        if let Some(name) =
-            key.strip_prefix("/registry/nodes/").or_else(|| key.strip_prefix("/registry/minions/"))
-        {
+        if let Some(name) = key.strip_prefix("/registry/nodes/") {
             let room = object.map(|node| &node["status"]["allocatable"]).filter(|room| room.is_object());
             self.allocatable.remove(name);
             self.allocatable

@@ -1,6 +1,7 @@
 //! Reads what is stored, as raw bytes, and judges conditions on it. Knows the store's keys and JSON, and deliberately
 //! nothing of the API server, the scheduler or the controllers.
 
+use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,6 +9,32 @@ use serde_json::Value;
 
 use crate::laws::Laws;
 use crate::scenario::{Condition, Operator, Test};
+
+/// Where objects are stored whose folder is not named as scenarios name their kind: folder and kind.
+const FOLDERS: [(&str, &str); 12] = [
+    ("controllerrevisions", "apps/controllerrevisions"),
+    ("daemonsets", "apps/daemonsets"),
+    ("deployments", "apps/deployments"),
+    ("endpointslices", "discovery.k8s.io/endpointslices"),
+    ("leases", "coordination.k8s.io/leases"),
+    ("minions", "nodes"),
+    ("poddisruptionbudgets", "policy/poddisruptionbudgets"),
+    ("priorityclasses", "scheduling.k8s.io/priorityclasses"),
+    ("replicasets", "apps/replicasets"),
+    ("services/endpoints", "endpoints"),
+    ("services/specs", "services"),
+    ("statefulsets", "apps/statefulsets"),
+];
+
+/// A key of the store, with the kind as scenarios name it.
+fn by_kind(key: &str) -> Cow<'_, str> {
+    let Some(rest) = key.strip_prefix("/registry/") else { return key.into() };
+    let found = FOLDERS.iter().find_map(|(folder, kind)| {
+        let below = rest.strip_prefix(folder).filter(|below| below.starts_with('/'))?;
+        Some(format!("/registry/{kind}{below}"))
+    });
+    found.map_or(Cow::Borrowed(key), Cow::Owned)
+}
 
 /// All stored objects by key, kept up to date from the store's events.
 #[derive(Debug, Default)]
@@ -37,6 +64,7 @@ impl Observer {
         mix(&revision.to_le_bytes());
         mix(key.as_bytes());
         mix(value.unwrap_or(b"-"));
+        let key = &*by_kind(key);
         key.clone_into(&mut self.last);
         // Allocations and the like are no objects; they count for the trace only.
         let object: Option<Value> = value.and_then(|bytes| serde_json::from_slice(bytes).ok());

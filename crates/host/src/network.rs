@@ -50,8 +50,11 @@ pub async fn hold(held: &Held) -> Result<(), NetworkError> {
         process::run("modprobe", &["br_netfilter"]).await?;
     }
     ip(&["route", "replace", "unreachable", &held.pods]).await?;
-    if ip(&["link", "show", "dev", SERVICE_LINK]).await.is_err() {
-        ip(&["link", "add", SERVICE_LINK, "type", "bridge"]).await?;
+    if ip(&["link", "show", "dev", SERVICE_LINK]).await.is_err()
+        && let Err(error) = ip(&["link", "add", SERVICE_LINK, "type", "bridge"]).await
+    {
+        // Another process of this node may have made it in between.
+        ip(&["link", "show", "dev", SERVICE_LINK]).await.map_err(|_| error)?;
     }
     ip(&["link", "set", SERVICE_LINK, "up"]).await?;
     ip(&["link", "set", "lo", "up"]).await?;

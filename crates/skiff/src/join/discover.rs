@@ -41,6 +41,7 @@ pub enum TokenState {
     Unknown,
 }
 
+#[expect(clippy::large_enum_variant, reason = "there is one at a time, and it is taken apart at once")]
 enum Attempt {
     /// Nobody is there, or not ready: worth another attempt.
     NotYet(String),

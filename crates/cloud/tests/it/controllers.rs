@@ -139,7 +139,7 @@ async fn on_aws_services_get_load_balancers_and_leave_nothing() {
     );
     assert_eq!(targets.len(), 2);
     // A Service that goes while it is half made.
-    moto.fail("CreateListener", [Fault::Refuse(500, None, String::new())]);
+    moto.fail("CreateListener", (0..50).map(|_| Fault::Refuse(500, None, String::new())));
     make(&services, service("half")).await;
     cluster.told("half", "SyncLoadBalancerFailed", "failed to ensure load balancer: CreateListener").await;
     assert_eq!(moto.balancers().await, (2, 1, 2));

@@ -1,6 +1,7 @@
 # shellcheck shell=bash disable=SC2034
 # A machine of its own for a cluster: network, mount, UTS and PID namespaces with no route out, so that nothing a cluster
-# does touches the host or leaves it, and everything ends with its first process. Sourced by the scripts beside this
+# does touches the host or leaves it (the pods' namespaces have names on a file system of its own), and everything ends with
+# its first process. Sourced by the scripts beside this
 # file; needs root.
 
 # start_machine NAME: makes the machine unless it runs, and sets $state (its folder) and $holder (its first process).
@@ -11,7 +12,7 @@ start_machine() {
   if ! machine_runs; then
     # bash as the first process reaps what others leave behind.
     setsid unshare --net --mount --uts --pid --fork --mount-proc --propagation private --kill-child -- \
-      bash -c 'ip link set lo up; ip link add node0 type bridge; ip address add 172.30.0.2/24 dev node0; ip link set node0 up; hostname skiff-node; while :; do sleep 3600 & wait $!; done' \
+      bash -c 'mkdir -p /run/netns; mount -t tmpfs netns /run/netns; ip link set lo up; ip link add node0 type bridge; ip address add 172.30.0.2/24 dev node0; ip link set node0 up; hostname skiff-node; while :; do sleep 3600 & wait $!; done' \
       "skiff-machine-$machine" </dev/null >/dev/null 2>&1 &
     disown
     wait_for 10 "the namespaces" find_machine
@@ -38,9 +39,9 @@ inside() {
 end_machine() {
   machine=$1
   state=$(realpath -m "out/$machine")
-  if machine_runs; then
-    local pid
-    pid=$(cat "$state/holder")
+  local pid
+  # By its name and not by its folder, which somebody may have removed.
+  if pid=$(pgrep --full --oldest "^bash -c .*skiff-machine-$machine\$"); then
     kill -9 "$pid"
     wait_for 20 "the machine's processes to end" gone "$pid"
   fi

@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::cluster::ClusterFlags;
+use crate::components::cloud_controller_manager::CloudControllerManagerFlags;
 use crate::components::dns::DnsFlags;
 use crate::components::kube_apiserver::KubeApiserverFlags;
 use crate::components::kube_controller_manager::KubeControllerManagerFlags;
@@ -47,6 +48,8 @@ pub enum Command {
     KubeScheduler(Box<KubeSchedulerFlags>),
     /// Run the controllers alone
     KubeControllerManager(Box<KubeControllerManagerFlags>),
+    /// Run the controllers of a cloud alone
+    CloudControllerManager(Box<CloudControllerManagerFlags>),
     /// Run the kubelet alone
     Kubelet(Box<KubeletFlags>),
     /// Run the service proxy alone

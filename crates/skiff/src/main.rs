@@ -64,6 +64,9 @@ fn run(command: Command) -> Result<()> {
             Command::Cluster(flags) => cluster::run(flags, shutdown).await,
             Command::KubeApiserver(flags) => components::kube_apiserver::run(*flags, shutdown).await,
             Command::KubeScheduler(flags) => components::kube_scheduler::run(*flags, shutdown).await,
+            Command::CloudControllerManager(flags) => {
+                components::cloud_controller_manager::run(*flags, shutdown).await
+            }
             Command::KubeControllerManager(flags) => {
                 components::kube_controller_manager::run(*flags, shutdown).await
             }

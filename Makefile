@@ -12,6 +12,9 @@ help: ## What each target does
 setup: ## Install what is missing on a fresh Debian 12 machine with Rust
 	scripts/setup
 
+setup-tests: setup ## Install what only the tests need as well
+	scripts/setup --tests
+
 release: setup ## Build the one binary
 	cargo build --release --package skiff
 	install -D target/release/skiff $(BIN)/skiff
@@ -28,13 +31,13 @@ check: ## The loop of a developer: format, lints, tidy, quick tests
 	cargo xtask tidy
 	cargo nextest run --workspace --no-tests=pass
 
-test: setup ## Everything that CI runs
+test: setup-tests ## Everything that CI runs
 	scripts/test
 
 bench: release ## Measure; prints ratios and CPU-seconds per operation
 	scripts/bench
 
-soak: release images ## The same tests with larger counts; results belong into docs/soak.md
+soak: setup-tests release images ## The same tests with larger counts; results belong into docs/soak.md
 	SKIFF_SOAK=20 SKIFF_REQUIRE_CONTAINERD=1 cargo nextest run --workspace --profile soak --run-ignored all
 
-.PHONY: help setup release images quickstart check test bench soak
+.PHONY: help setup setup-tests release images quickstart check test bench soak

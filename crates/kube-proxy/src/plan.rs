@@ -70,9 +70,10 @@ impl Protocol {
         }
     }
 
-    /// The protocol that a packet filter calls so.
+    /// The protocol that a packet filter calls so. On a machine without `/etc/protocols` it calls it by its number.
     pub fn named(name: &str) -> Option<Self> {
-        [Self::Tcp, Self::Udp, Self::Sctp].into_iter().find(|protocol| protocol.name() == name)
+        let is = |protocol: &Self| protocol.name() == name || Ok(protocol.number()) == name.parse();
+        [Self::Tcp, Self::Udp, Self::Sctp].into_iter().find(is)
     }
 }
 

@@ -126,6 +126,7 @@ fn keys_and_values_are_read_as_nft_writes_them() {
         assert_eq!(Key::parse(text), Some(key), "{text}");
         assert_eq!(key.bytes(), bytes, "{text}");
     }
+    assert_eq!(Key::parse("17 . 30053"), Some(Key::Node(Protocol::Udp, 30053)), "without /etc/protocols");
     assert_eq!(Key::parse("10.43.0.9 . icmp . 80"), None);
     assert_eq!(Value::parse("goto service-pick-2"), Some(Value::Goto("service-pick-2".into())));
     assert_eq!(Value::parse("10.42.0.1 . 8080"), Some(Value::Backend(Ipv4Addr::new(10, 42, 0, 1), 8080)));

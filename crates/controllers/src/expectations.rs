@@ -1,15 +1,26 @@
 //! "Never act on a view older than your own last write", for keys that stand for many objects: what was created or changed
 //! is seen when the cache has reached its revision, what was deleted when it is gone from the cache or marked there.
 //!
+//! A write whose answer was lost may have been carried out. Its key is in doubt until the API has been read again, after the
+//! failure, and is then waited for as if the answer had come ([`Expectations::resolve`]). Deliberately absent: requests
+//! that the server carries out only after that read.
+//!
 //! Kept in memory only: a controller that starts anew lists first, and so sees what its predecessor wrote.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use component::ObjectKey;
 use component::controller::Next;
 use component::freshness::Freshness;
+use kube::Api;
+use kube::api::ListParams;
+use serde::de::DeserializeOwned;
+
+use crate::answers;
+use crate::claim;
 
 /// The change that is waited for queues the key. Only one that fell into a gap of the watch (made and gone again
 /// meanwhile) does not; then this is when the key comes back.
@@ -20,11 +31,70 @@ pub(crate) const NOT_SEEN: Next = Next::After(Duration::from_secs(30));
 pub(crate) struct Expectations {
     written: Freshness<ObjectKey>,
     deleted: Mutex<BTreeMap<ObjectKey, BTreeSet<String>>>,
+    doubts: Mutex<BTreeMap<ObjectKey, Doubt>>,
+}
+
+/// Writes whose outcome is unknown.
+#[derive(Clone, Debug, Default)]
+struct Doubt {
+    /// Something may have been created.
+    created: bool,
+    /// Names and uids of what may have been deleted.
+    deleted: BTreeMap<String, String>,
 }
 
 impl Expectations {
     fn deleted(&self) -> MutexGuard<'_, BTreeMap<ObjectKey, BTreeSet<String>>> {
         self.deleted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn doubts(&self) -> MutexGuard<'_, BTreeMap<ObjectKey, Doubt>> {
+        self.doubts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that a creation failed: whether something was made is unknown unless the server refused it.
+    pub(crate) fn not_created(&self, key: &ObjectKey, error: &kube::Error) {
+        if answers::outcome_is_unknown(error) {
+            self.doubts().entry(key.clone()).or_default().created = true;
+        }
+    }
+
+    /// Notes that a deletion failed: whether the object is gone is unknown unless the server refused it.
+    pub(crate) fn not_deleted(&self, key: &ObjectKey, name: &str, uid: &str, error: &kube::Error) {
+        if answers::outcome_is_unknown(error) {
+            let mut doubts = self.doubts();
+            doubts.entry(key.clone()).or_default().deleted.insert(name.to_owned(), uid.to_owned());
+        }
+    }
+
+    /// Reads what became of the key's writes whose answers were lost, for [`Expectations::met`] to wait for it. `owner` is
+    /// the uid of the key's object and `selector` selects the labels of what it creates. The key stays in doubt when the
+    /// API cannot be read.
+    pub(crate) async fn resolve<K>(
+        &self,
+        key: &ObjectKey,
+        api: &Api<K>,
+        selector: &str,
+        owner: &str,
+    ) -> kube::Result<()>
+    where
+        K: kube::Resource + Clone + DeserializeOwned + Debug,
+    {
+        let Some(doubt) = self.doubts().get(key).cloned() else { return Ok(()) };
+        // Neither read names a resourceVersion, so both show all that was written before them.
+        for (name, uid) in doubt.deleted {
+            match api.get_opt(&name).await? {
+                Some(object) if object.meta().uid.as_ref() == Some(&uid) => self.wrote(key, &object),
+                Some(_) | None => self.deleted_uid(key, uid),
+            }
+        }
+        if doubt.created {
+            let live = api.list(&ListParams::default().labels(selector)).await?;
+            let mine = live.items.iter().filter(|object| claim::is_controlled_by(object.meta(), owner));
+            mine.for_each(|object| self.wrote(key, object));
+        }
+        self.doubts().remove(key);
+        Ok(())
     }
 
     /// Notes an object that was created or changed, as the server answered.
@@ -56,6 +126,7 @@ impl Expectations {
     pub(crate) fn forget(&self, key: &ObjectKey) {
         self.written.forget(key);
         self.deleted().remove(key);
+        self.doubts().remove(key);
     }
 }
 

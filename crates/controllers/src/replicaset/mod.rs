@@ -2,7 +2,8 @@
 //!
 //! Reads ReplicaSets and pods. Writes pods (creates, deletes, adopts, releases), the status of ReplicaSets, and events.
 //! Woken by ReplicaSets, by the pods of a set, by pods that nobody controls, and when a ready pod becomes available. A pass
-//! waits until the cache shows what the pass before it did, so that no pod is made or deleted twice.
+//! waits until the cache shows what the pass before it did, or may have done when the answer was lost, so that no pod is
+//! made or deleted twice.
 
 mod plan;
 #[cfg(test)]
@@ -117,6 +118,9 @@ impl Controller {
             return Ok(Next::Done);
         };
         let selector = labels::compile(Some(&set.spec.selector))?;
+        let pods_api: Api<Pod> = Api::namespaced(self.client.clone(), &key.namespace);
+        let uid = set.metadata.uid.as_deref().unwrap_or_default();
+        self.pod_writes.resolve(key, &pods_api, &selector.to_string(), uid).await?;
         let seen = self.pods.revision();
         let pods = self.pods.in_namespace(&key.namespace);
         let alive = |uid: &str| {
@@ -130,7 +134,6 @@ impl Controller {
         }
         let claims = plan::claims(&set, &selector, &pods);
         let sets = Api::namespaced(self.client.clone(), &key.namespace);
-        let pods_api = Api::namespaced(self.client.clone(), &key.namespace);
         let wrote = |pod: &Pod| self.pod_writes.wrote(key, pod);
         let owned = claim::settle(&sets, &*set, &pods_api, claims, wrote).await?;
         let related = self.related(&set, &pods);
@@ -187,6 +190,7 @@ impl Controller {
                     }
                     Err(error) if answers::namespace_terminates(&error) => pointless = true,
                     Err(error) => {
+                        self.pod_writes.not_created(key, &error);
                         let message = answers::message(&error);
                         let note = format!("Error creating: {message}");
                         self.events.event(&about, EventType::Warning, "FailedCreate", note);
@@ -228,6 +232,7 @@ impl Controller {
                 // Somebody else was faster; the cache will show it.
                 Err(error) if answers::is_not_found(&error) => self.pod_writes.deleted_uid(key, uid),
                 Err(error) => {
+                    self.pod_writes.not_deleted(key, name, uid, &error);
                     let message = answers::message(&error);
                     let note = format!("Error deleting: {message}");
                     self.events.event(&about, EventType::Warning, "FailedDelete", note);

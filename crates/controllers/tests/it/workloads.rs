@@ -169,9 +169,13 @@ async fn lost_requests_and_answers_change_nothing_in_the_end() {
         let mut tasks = tokio::task::JoinSet::new();
         let api = cluster(seed, &mut tasks);
         api.state().faults = 6;
+        api.state().check =
+            Some(Box::new(move |state| assert!(active(state) <= 4, "seed {seed}: a pod too many")));
         let controllers = Controllers::start(&api);
         api.state().make("deployments", deployment(&json!({})));
         api.until("complete", |state| is_complete(state, 4, &Value::Null)).await;
+        let most = move |state: &State| assert!(active(state) <= 5, "seed {seed}: more than the surge");
+        api.state().check = Some(Box::new(most));
         assert!(api.state().patch("deployments", "web", &version(json!("2"))).is_some());
         api.until("updated", |state| is_complete(state, 4, &json!("2"))).await;
         api.until("endpoints", |state| ready_endpoints(state) == 4 && ready_addresses(state) == 4).await;

@@ -116,7 +116,7 @@ fn deposed(cluster: &Cluster) {
         cluster.kubectl(&format!(
             "patch {lease} --type=merge -p '{{\"spec\":{{\"holderIdentity\":\"thief\"}}}}'"
         ));
-        cluster.try_inside("exec pgrep --full 'skiff kube-scheduler'").is_err()
+        cluster.process("skiff kube-scheduler").is_err()
     });
     let log = std::fs::read_to_string(cluster.state().join("second-scheduler.log")).expect("a log");
     assert!(log.contains("leaderelection lost"), "{log}");

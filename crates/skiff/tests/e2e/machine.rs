@@ -190,17 +190,36 @@ impl Cluster {
     pub fn replace_node(&self) {
         match self.form {
             Form::Server => {
-                let old = self.inside("exec pgrep --full 'skiff agent'");
+                let old = self.process("skiff agent").expect("a node process");
                 self.kill_nine("skiff agent");
-                until(30, "the node process is started again", || {
-                    self.try_inside("exec pgrep --full 'skiff agent'").is_ok_and(|new| new != old)
-                });
+                self.wait_for_successor("skiff agent", &old);
             }
             Form::Components => {
                 components::NODE_SIDE.iter().for_each(|part| self.kill_nine(part));
                 self.start_node();
+                // Whoever kills them next must find them.
+                for part in components::NODE_SIDE {
+                    until(10, part, || self.process(part).is_ok());
+                }
             }
         }
+    }
+
+    /// The process inside the machine whose command line matches. Until a child of it has become another program, both
+    /// look the same; the oldest is meant.
+    pub fn process(&self, pattern: &str) -> Result<String, String> {
+        self.try_inside(&format!("exec pgrep --oldest --full '{pattern}'"))
+    }
+
+    /// Waits until the process `old` has ended.
+    pub fn wait_for_end(&self, old: &str) {
+        until(30, "the old process has ended", || self.try_inside(&format!("kill -0 {old}")).is_err());
+    }
+
+    /// Waits until the process `old` has ended and another one runs in its place.
+    pub fn wait_for_successor(&self, pattern: &str, old: &str) {
+        self.wait_for_end(old);
+        until(30, "it is started again", || self.process(pattern).is_ok());
     }
 
     /// The CA that signed the API server's certificate.

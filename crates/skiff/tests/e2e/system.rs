@@ -81,17 +81,15 @@ fn a_new_binary_takes_over_and_no_container_notices() {
     std::fs::rename(&new, &program).expect("replaced");
 
     // The documented way: the server first, then the node process, which the server starts again.
-    let old = cluster.inside("exec pgrep --full 'skiff server'");
+    let old = cluster.process("skiff server").expect("a server");
     cluster.inside(&format!("kill {old}"));
-    until(30, "the old server has ended", || cluster.try_inside(&format!("kill -0 {old}")).is_err());
+    cluster.wait_for_end(&old);
     cluster.start_control_plane();
-    let old = cluster.inside("exec pgrep --full 'skiff agent'");
+    let old = cluster.process("skiff agent").expect("a node process");
     cluster.inside(&format!("kill {old}"));
-    until(30, "a new node process runs", || {
-        cluster.try_inside("exec pgrep --full 'skiff agent'").is_ok_and(|new| new != old)
-    });
+    cluster.wait_for_successor("skiff agent", &old);
     for role in ["server", "agent"] {
-        let process = cluster.inside(&format!("exec pgrep --full 'skiff {role}'"));
+        let process = cluster.process(&format!("skiff {role}")).expect("it runs");
         let runs =
             cluster.inside(&format!("stat -L -c %i /proc/{process}/exe; stat -c %i {}", program.display()));
         let inodes: Vec<&str> = runs.lines().collect();

@@ -34,10 +34,13 @@ check: ## The loop of a developer: format, lints, tidy, quick tests
 test: setup-tests ## Everything that CI runs
 	scripts/test
 
+vm-test: setup-tests ## The tests that need a kernel, on Debian's, in a virtual machine
+	cargo xtask vm
+
 bench: release ## Measure; prints ratios and CPU-seconds per operation
 	scripts/bench
 
 soak: setup-tests release images ## The same tests with larger counts; results belong into docs/soak.md
 	SKIFF_SOAK=20 SKIFF_REQUIRE_CONTAINERD=1 cargo nextest run --workspace --profile soak --run-ignored all
 
-.PHONY: help setup setup-tests release images quickstart check test bench soak
+.PHONY: help setup setup-tests release images quickstart check test vm-test bench soak

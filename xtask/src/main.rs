@@ -1,8 +1,10 @@
 //! Repository chores that need more than a line of shell: `tidy` holds the parts of the style that a machine can
-//! check, `images` builds the container images that the demo and the tests run. Nothing here ships.
+//! check, `images` builds the container images that the demo and the tests run, `vm` runs tests on another kernel in a
+//! virtual machine. Nothing here ships.
 
 mod images;
 mod tidy;
+mod vm;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -31,12 +33,15 @@ enum Chore {
         #[arg(long, default_value = "out/images")]
         out: PathBuf,
     },
+    /// Run tests that need a kernel on Debian's, in a virtual machine without KVM and without a network
+    Vm(vm::Options),
 }
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().chore {
         Chore::Tidy { bless } => tidy::run(&repository(), bless),
         Chore::Images { out } => images::build(&repository().join(out)),
+        Chore::Vm(options) => vm::run(&repository(), &options),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -181,7 +181,7 @@ fn assemble(image: &Image, root: &Path, packages: &Path) -> Result<()> {
 }
 
 /// The package's file, downloaded once.
-fn fetch(package: &str, folder: &Path) -> Result<PathBuf> {
+pub fn fetch(package: &str, folder: &Path) -> Result<PathBuf> {
     let have = || -> Result<Option<PathBuf>> {
         let mut found: Vec<PathBuf> = fs::read_dir(folder)?
             .map(|entry| entry.map(|entry| entry.path()))

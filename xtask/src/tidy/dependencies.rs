@@ -21,6 +21,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("kubelet", &["api-machinery", "component", "cri", "host", "pod-rules"]),
     ("kube-proxy", &["api-machinery", "component", "host", "pod-rules"]),
     ("pod-network", &["component", "host"]),
+    ("announcer", &["component", "host"]),
     ("dns", &["api-machinery", "component", "pod-rules"]),
     (
         "simulation",

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use futures::stream::BoxStream;
@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::ObjectKey;
+use crate::cache::Cache;
 
 /// Objects that can be followed.
 pub trait Watchable: kube::Resource + Clone + Debug + DeserializeOwned + Send + Sync + 'static {}
@@ -74,8 +75,32 @@ impl<K> Clone for Informer<K> {
     }
 }
 
+/// The objects of a cache by what they say of themselves, such as their node. Cheaply cloned.
+pub struct Index<K> {
+    shared: Arc<Shared<K>>,
+    number: usize,
+}
+
+impl<K> Clone for Index<K> {
+    fn clone(&self) -> Self {
+        Self { shared: self.shared.clone(), number: self.number }
+    }
+}
+
+impl<K> Index<K> {
+    /// The objects with this value, in the order of their keys.
+    pub fn get(&self, value: &str) -> Vec<Arc<K>> {
+        self.shared.cache().indexed(self.number, value)
+    }
+
+    /// How many objects have this value.
+    pub fn count(&self, value: &str) -> usize {
+        self.shared.cache().count(self.number, value)
+    }
+}
+
 struct Shared<K> {
-    objects: RwLock<BTreeMap<ObjectKey, Arc<K>>>,
+    cache: RwLock<Cache<K>>,
     /// Held while a change is stored and delivered, so that all handlers see all changes in one order.
     handlers: Mutex<Vec<Handler<K>>>,
     synced: watch::Sender<bool>,
@@ -156,7 +181,7 @@ impl<K: Watchable> Informer<K> {
         selection: Selection,
     ) -> Self {
         let shared = Arc::new(Shared {
-            objects: RwLock::default(),
+            cache: RwLock::default(),
             handlers: Mutex::default(),
             synced: watch::Sender::new(false),
             revision: watch::Sender::new(0),
@@ -196,19 +221,20 @@ impl<K: Watchable> Informer<K> {
 
     /// One object.
     pub fn get(&self, key: &ObjectKey) -> Option<Arc<K>> {
-        self.shared.objects().get(key).cloned()
+        self.shared.cache().objects().get(key).cloned()
     }
 
     /// All objects, in the order of their keys.
     pub fn list(&self) -> Vec<Arc<K>> {
-        self.shared.objects().values().cloned().collect()
+        self.shared.cache().objects().values().cloned().collect()
     }
 
     /// The objects of a namespace, in the order of their names.
     pub fn in_namespace(&self, namespace: &str) -> Vec<Arc<K>> {
-        let objects = self.shared.objects();
+        let cache = self.shared.cache();
         let from = ObjectKey::new(namespace, "");
-        objects
+        cache
+            .objects()
             .range(from..)
             .take_while(|(key, _)| key.namespace == namespace)
             .map(|(_, object)| object.clone())
@@ -217,12 +243,19 @@ impl<K: Watchable> Informer<K> {
 
     /// How many objects there are.
     pub fn len(&self) -> usize {
-        self.shared.objects().len()
+        self.shared.cache().objects().len()
     }
 
     /// Whether there is no object.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Keeps the objects sorted by what `values` says of each, from now on. Indices change together with the cache: what
+    /// [`Informer::revision`] says was seen is in them.
+    pub fn index(&self, values: impl Fn(&K) -> Vec<String> + Send + Sync + 'static) -> Index<K> {
+        let number = self.shared.cache_mut().index(Box::new(values));
+        Index { shared: self.shared.clone(), number }
     }
 
     /// Calls `handler` for every object that is there, as new, and from then on for every change, in order. The handler
@@ -237,8 +270,12 @@ impl<K: Watchable> Informer<K> {
 }
 
 impl<K> Shared<K> {
-    fn objects(&self) -> RwLockReadGuard<'_, BTreeMap<ObjectKey, Arc<K>>> {
-        self.objects.read().unwrap_or_else(PoisonError::into_inner)
+    fn cache(&self) -> RwLockReadGuard<'_, Cache<K>> {
+        self.cache.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn cache_mut(&self) -> RwLockWriteGuard<'_, Cache<K>> {
+        self.cache.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn handlers(&self) -> MutexGuard<'_, Vec<Handler<K>>> {
@@ -250,23 +287,15 @@ impl<K: Watchable> Shared<K> {
     /// Stores one change, notes its revision, then delivers it.
     fn apply(&self, key: ObjectKey, new: Option<Arc<K>>, revision: u64) {
         let handlers = self.handlers();
-        let old = self.store(key, new.clone());
+        let old = self.cache_mut().store(key, new.clone());
         self.see(revision);
         deliver(&handlers, old.as_ref(), new.as_ref());
-    }
-
-    fn store(&self, key: ObjectKey, new: Option<Arc<K>>) -> Option<Arc<K>> {
-        let mut objects = self.objects.write().unwrap_or_else(PoisonError::into_inner);
-        match new {
-            Some(object) => objects.insert(key, object),
-            None => objects.remove(&key),
-        }
     }
 
     /// The cache becomes what a list said; what is gone, new or different is delivered.
     fn replace(&self, items: Vec<K>, revision: u64) {
         let handlers = self.handlers();
-        let mut gone: BTreeMap<ObjectKey, Arc<K>> = self.objects().clone();
+        let mut gone: BTreeMap<ObjectKey, Arc<K>> = self.cache().objects().clone();
         let mut changes = Vec::new();
         for object in items {
             let key = ObjectKey::of(&object);
@@ -277,12 +306,12 @@ impl<K: Watchable> Shared<K> {
             });
             if !same {
                 let object = Arc::new(object);
-                self.store(key, Some(object.clone()));
+                self.cache_mut().store(key, Some(object.clone()));
                 changes.push((known, Some(object)));
             }
         }
         for (key, object) in gone {
-            self.store(key, None);
+            self.cache_mut().store(key, None);
             changes.push((Some(object), None));
         }
         self.see(revision);

@@ -3,6 +3,7 @@
 //!
 //! Deliberately absent: any knowledge of a particular kind, and any way around the API.
 
+mod cache;
 pub mod connect;
 pub mod controller;
 pub mod events;

@@ -1,8 +1,4 @@
-//! What the API server's refusals mean to a controller, and waiting for caches before the first decision.
-
-use std::future::Future;
-
-use component::Context;
+//! What the API server's refusals mean to a controller.
 
 /// The object, or what it would live in, is gone.
 pub(crate) fn is_not_found(error: &kube::Error) -> bool {
@@ -24,19 +20,6 @@ pub(crate) fn namespace_terminates(error: &kube::Error) -> bool {
     let kube::Error::Api(status) = error else { return false };
     let mut causes = status.details.iter().flat_map(|details| &details.causes);
     causes.any(|cause| cause.reason == "NamespaceTerminating")
-}
-
-/// Starts something when `synced` is done, unless the component ends before.
-pub(crate) fn when<S>(context: &Context, synced: S, start: impl FnOnce() + Send + 'static)
-where
-    S: Future<Output = ()> + Send + 'static,
-{
-    let shutdown = context.shutdown.clone();
-    context.tasks.spawn(async move {
-        if shutdown.run_until_cancelled(synced).await.is_some() {
-            start();
-        }
-    });
 }
 
 /// Whether a creation failed because a namesake exists. (A conflict of revisions has the same code.)

@@ -3,7 +3,7 @@
 //! A kind that no controller reads is not followed, and of a kind only what they read: leases of nodes, not of leaders.
 
 use component::Context;
-use component::informer::{Informer, Selection, Watchable};
+use component::informer::{Index, Informer, Selection, Watchable};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::{ControllerRevision, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
@@ -16,6 +16,7 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::Api;
 
 use crate::bootstrap_tokens;
+use crate::indices::{self, ByLabel, ByOwner};
 
 /// The namespace of the leases by which nodes say that they live.
 pub(crate) const NODE_LEASES: &str = "kube-node-lease";
@@ -29,10 +30,15 @@ pub(crate) const CLUSTER_INFO: &str = "cluster-info";
 #[expect(missing_docs, reason = "the names are the kinds' own")]
 pub struct Informers {
     pub pods: Informer<Pod>,
+    pub pods_by_node: Index<Pod>,
+    pub pods_by_owner: ByOwner<Pod>,
+    pub pods_by_label: ByLabel<Pod>,
     pub replica_sets: Informer<ReplicaSet>,
+    pub replica_sets_by_owner: ByOwner<ReplicaSet>,
     pub deployments: Informer<Deployment>,
     pub stateful_sets: Informer<StatefulSet>,
     pub controller_revisions: Informer<ControllerRevision>,
+    pub controller_revisions_by_owner: ByOwner<ControllerRevision>,
     pub persistent_volume_claims: Informer<PersistentVolumeClaim>,
     pub pod_disruption_budgets: Informer<PodDisruptionBudget>,
     pub services: Informer<Service>,
@@ -60,12 +66,20 @@ impl Informers {
         let info = Selection { fields: Some(format!("metadata.name={CLUSTER_INFO}")), labels: None };
         let tokens = Selection { fields: Some(format!("type={}", bootstrap_tokens::TYPE)), labels: None };
         let secrets = Api::namespaced(context.client.clone(), bootstrap_tokens::NAMESPACE);
+        let pods = everywhere(context, Selection::default());
+        let replica_sets = everywhere(context, Selection::default());
+        let controller_revisions = everywhere(context, Selection::default());
         Self {
-            pods: everywhere(context, Selection::default()),
-            replica_sets: everywhere(context, Selection::default()),
+            pods_by_node: indices::by_node(&pods),
+            pods_by_owner: ByOwner::of(&pods),
+            pods_by_label: ByLabel::of(&pods),
+            pods,
+            replica_sets_by_owner: ByOwner::of(&replica_sets),
+            replica_sets,
             deployments: everywhere(context, Selection::default()),
             stateful_sets: everywhere(context, Selection::default()),
-            controller_revisions: everywhere(context, Selection::default()),
+            controller_revisions_by_owner: ByOwner::of(&controller_revisions),
+            controller_revisions,
             persistent_volume_claims: everywhere(context, Selection::default()),
             pod_disruption_budgets: everywhere(context, Selection::default()),
             services: everywhere(context, Selection::default()),

@@ -22,16 +22,17 @@ pub mod stateful_set;
 mod answers;
 mod claim;
 mod expectations;
+mod indices;
 mod informers;
-mod pods_by_node;
 mod resources;
 mod revisions;
 mod services;
+mod wiring;
 
 use component::Context;
 
+pub use indices::{ByLabel, ByOwner};
 pub use informers::Informers;
-pub use pods_by_node::PodsByNode;
 pub use resources::Resources;
 
 /// What the controllers need to know of the cluster.
@@ -51,8 +52,6 @@ pub struct Config {
 /// Starts every controller on one shared cache per kind, and runs until `context.shutdown`.
 pub async fn run(context: Context, config: Config) {
     let informers = Informers::start(&context);
-    // Before all others that follow pods: they find it up to date.
-    let pods_by_node = PodsByNode::follow(&informers.pods);
     replicaset::start(&context, &informers);
     deployment::start(&context, &informers);
     stateful_set::start(&context, &informers);
@@ -65,8 +64,8 @@ pub async fn run(context: Context, config: Config) {
     if let Some(allocations) = config.node_ranges {
         node_ipam::start(&context, &informers, allocations);
     }
-    node_lifecycle::start(&context, &informers, &pods_by_node);
-    pod_gc::start(&context, &informers, &pods_by_node);
+    node_lifecycle::start(&context, &informers);
+    pod_gc::start(&context, &informers);
     service_account::start(&context, &informers);
     root_ca::start(&context, &informers, &config.root_ca);
     certificates::approver::start(&context, &informers);

@@ -12,6 +12,8 @@ use pod_rules::resources::is_sidecar;
 use pod_rules::status;
 
 use crate::Informers;
+use crate::indices::ByLabel;
+use crate::wiring;
 
 /// Marks what belongs to a Service without an address of its own.
 pub(crate) const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
@@ -30,7 +32,13 @@ fn selects(service: &Service, pod: &Pod) -> bool {
     selector(service).is_some_and(|selector| selector.iter().all(|(key, value)| has(key) == Some(value)))
 }
 
-/// The Service's pods among those of its namespace: those that have an address and have not ended.
+/// The pods among which are all of the Service's.
+pub(crate) fn candidates(service: &Service, pods: &ByLabel<Pod>) -> Vec<Arc<Pod>> {
+    let namespace = service.metadata.namespace.as_deref().unwrap_or_default();
+    pods.candidates(namespace, selector(service)).unwrap_or_default()
+}
+
+/// The Service's pods: those that have an address and have not ended.
 pub(crate) fn pods_of(service: &Service, pods: &[Arc<Pod>]) -> Vec<Arc<Pod>> {
     let behind =
         |pod: &&Arc<Pod>| !status::is_terminal(pod) && !addresses(pod).is_empty() && selects(service, pod);
@@ -127,10 +135,7 @@ pub(crate) fn zone(node: &Node) -> Option<&str> {
 
 /// Queues every Service that changes, or whose pods change in what endpoints say of them.
 pub(crate) fn wake(queue: &Queue<ObjectKey>, informers: &Informers) {
-    let keys = queue.clone();
-    informers
-        .services
-        .on_change(move |change: Change<'_, Service>| keys.add(ObjectKey::of(&**change.latest())));
+    wiring::wake_by(queue, &informers.services);
     let (keys, services) = (queue.clone(), informers.services.clone());
     informers.pods.on_change(move |change: Change<'_, Pod>| {
         if let (Some(old), Some(new)) = (change.old, change.new)
@@ -152,6 +157,7 @@ pub(crate) fn wake(queue: &Queue<ObjectKey>, informers: &Informers) {
 /// Queues the Services of a node's pods when the node comes, goes, or turns out to be in another zone.
 pub(crate) fn wake_by_nodes(queue: &Queue<ObjectKey>, informers: &Informers) {
     let (keys, services, pods) = (queue.clone(), informers.services.clone(), informers.pods.clone());
+    let by_node = informers.pods_by_node.clone();
     informers.nodes.on_change(move |change: Change<'_, Node>| {
         let known = |node: Option<&Arc<Node>>| node.map(|node| zone(node).map(str::to_owned));
         // Before the first list of pods and Services is there, no Service has been looked at yet.
@@ -160,8 +166,8 @@ pub(crate) fn wake_by_nodes(queue: &Queue<ObjectKey>, informers: &Informers) {
             return;
         }
         let name = change.latest().metadata.name.as_deref().unwrap_or_default();
-        for pod in pods.list().iter().filter(|pod| status::node_name(pod) == name) {
-            queue_services_of(&keys, &services, pod);
+        for pod in by_node.get(name) {
+            queue_services_of(&keys, &services, &pod);
         }
     });
 }

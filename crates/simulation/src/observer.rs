@@ -87,7 +87,7 @@ impl Observer {
     }
 
     /// Whether the last change can have changed what a condition says.
-    pub fn touched(&self, condition: &Condition) -> bool {
+    fn touched(&self, condition: &Condition) -> bool {
         let below = self.last.strip_prefix("/registry/").and_then(|key| key.strip_prefix(condition.kind()));
         below.is_some_and(|below| below.starts_with('/'))
     }
@@ -119,9 +119,7 @@ impl Observer {
         kind: &str,
         labels: &'a BTreeMap<String, String>,
     ) -> impl Iterator<Item = (&'a str, &'a Value)> {
-        self.of_kind(kind).filter(move |(_, object)| {
-            labels.iter().all(|(key, value)| object["metadata"]["labels"][key] == value.as_str())
-        })
+        self.of_kind(kind).filter(move |(_, object)| has_labels(object, labels))
     }
 
     /// Whether a condition holds; the text says what was found.
@@ -134,17 +132,74 @@ impl Observer {
                 }
                 None => (test.value == "null", format!("there is no {kind}/{name}")),
             },
-            Condition::Count { kind, labels, tests, new, operator, number } => {
-                let known = |object: &Value| {
-                    object["metadata"]["uid"].as_str().is_some_and(|uid| self.marked.contains(uid))
-                };
-                let count = self
-                    .labelled(kind, labels)
-                    .filter(|(_, object)| !(*new && known(object)))
-                    .filter(|(_, object)| tests.iter().all(|test| holds(field(object, &test.path), test)))
-                    .count();
-                (ordered(*operator, count.cmp(number)), format!("there are {count}"))
+            Condition::Count { operator, number, .. } => {
+                verdict(*operator, *number, self.counted(condition).count())
             }
+        }
+    }
+
+    /// The keys of the objects that a condition counts.
+    fn counted<'a>(&'a self, condition: &'a Condition) -> impl Iterator<Item = &'a str> {
+        let all = self.of_kind(condition.kind());
+        all.filter(move |(_, object)| self.counts(condition, object)).map(|(key, _)| key)
+    }
+
+    /// Whether a condition counts an object of its kind.
+    fn counts(&self, condition: &Condition, object: &Value) -> bool {
+        let Condition::Count { labels, tests, new, .. } = condition else { return false };
+        let known = || object["metadata"]["uid"].as_str().is_some_and(|uid| self.marked.contains(uid));
+        has_labels(object, labels)
+            && !(*new && known())
+            && tests.iter().all(|test| holds(field(object, &test.path), test))
+    }
+}
+
+fn has_labels(object: &Value, labels: &BTreeMap<String, String>) -> bool {
+    labels.iter().all(|(key, value)| object["metadata"]["labels"][key] == value.as_str())
+}
+
+fn verdict(operator: Operator, number: usize, count: usize) -> (bool, String) {
+    (ordered(operator, count.cmp(&number)), format!("there are {count}"))
+}
+
+/// A condition that is judged change by change: what it counts is kept, not counted anew among thousands.
+#[derive(Debug)]
+pub struct Watched {
+    condition: Condition,
+    counted: BTreeSet<String>,
+}
+
+impl Watched {
+    /// Counts once.
+    pub fn new(condition: Condition, observer: &Observer) -> Self {
+        let counted = observer.counted(&condition).map(str::to_owned).collect();
+        Self { condition, counted }
+    }
+
+    /// The condition.
+    pub fn condition(&self) -> &Condition {
+        &self.condition
+    }
+
+    /// Takes the observer's last change into account; returns whether it can have changed what the condition says.
+    pub fn follow(&mut self, observer: &Observer) -> bool {
+        let touched = observer.touched(&self.condition);
+        if touched {
+            let object = observer.objects.get(&observer.last);
+            if object.is_some_and(|object| observer.counts(&self.condition, object)) {
+                self.counted.insert(observer.last.clone());
+            } else {
+                self.counted.remove(&observer.last);
+            }
+        }
+        touched
+    }
+
+    /// Whether the condition holds; the text says what was found.
+    pub fn judge(&self, observer: &Observer) -> (bool, String) {
+        match &self.condition {
+            Condition::Field { .. } => observer.judge(&self.condition),
+            Condition::Count { operator, number, .. } => verdict(*operator, *number, self.counted.len()),
         }
     }
 }
@@ -228,5 +283,27 @@ mod tests {
         assert!(judge("get pods a .status.restarts = 0"), "a counter that is not written is zero");
         assert!(judge("get pods gone .spec = null"));
         assert!(!judge("count pods app=other is >= 1"));
+    }
+
+    #[test]
+    fn what_is_followed_is_what_would_be_counted_anew() {
+        let condition = "always count pods app=web where .spec.nodeName = n1 is = 1";
+        let scenario: crate::scenario::Scenario = condition.parse().unwrap();
+        let crate::scenario::Step::Always(condition) = &scenario.steps[0].1 else { panic!() };
+        let mut observer = Observer::default();
+        let mut watched = Watched::new(condition.clone(), &observer);
+        let pod = |node: &str| {
+            format!(r#"{{"metadata":{{"labels":{{"app":"web"}}}},"spec":{{"nodeName":"{node}"}}}}"#)
+        };
+        let story = [("a", Some("n2")), ("a", Some("n1")), ("b", Some("n1")), ("a", None), ("b", Some("n2"))];
+        for (revision, (name, node)) in (1..).zip(story) {
+            let stored = node.map(pod);
+            let key = format!("/registry/pods/default/{name}");
+            observer.see(0, revision, &key, stored.as_ref().map(String::as_bytes));
+            assert!(watched.follow(&observer));
+            assert_eq!(watched.judge(&observer), observer.judge(condition), "after {name} at {node:?}");
+        }
+        observer.see(0, 9, "/registry/minions/n1", Some(b"{}"));
+        assert!(!watched.follow(&observer), "a node is no pod");
     }
 }

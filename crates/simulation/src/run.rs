@@ -6,7 +6,7 @@ use component::ObjectKey;
 use serde_json::Value;
 
 use crate::cluster::{Cluster, ClusterError};
-use crate::observer::Observer;
+use crate::observer::{Observer, Watched};
 use crate::scenario::{Condition, PodFault, Scenario, Step, labels};
 
 /// How a run went that went well.
@@ -71,7 +71,7 @@ pub fn run(scenario: &Scenario, seed: u64) -> Result<Report, Failed> {
 
 struct Run {
     cluster: Cluster,
-    always: Vec<Condition>,
+    always: Vec<Watched>,
 }
 
 impl Run {
@@ -101,44 +101,49 @@ impl Run {
             Step::Pass(time) => self.pass(*time).await?,
             Step::Restart(what) => self.cluster.restart(what).await.map_err(words)?,
             Step::Wait(time, condition) => self.wait(*time, condition).await?,
-            Step::Always(condition) => self.always.push(condition.clone()),
+            Step::Always(condition) => self.always.push(self.watched(condition)),
             Step::Forget => self.always.clear(),
         }
-        self.check(|_| true)
+        // A step takes in changes of its own, and `mark` changes what is new.
+        let always = self.always.iter().map(|watched| self.watched(watched.condition())).collect();
+        self.always = always;
+        self.check(|_, _| true)
+    }
+
+    fn watched(&self, condition: &Condition) -> Watched {
+        self.cluster.observe(|observer| Watched::new(condition.clone(), observer))
     }
 
     /// What must always hold, holds: of the scenario's conditions, those that are `due`.
-    fn check(&self, due: impl Fn(&Condition) -> bool) -> Result<(), String> {
-        if let Some(broken) = self.cluster.observe(|observer| observer.broken().map(str::to_owned)) {
-            return Err(format!("a law was broken: {broken}"));
-        }
-        for condition in self.always.iter().filter(|condition| due(condition)) {
-            let (holds, found) = self.cluster.observe(|observer| observer.judge(condition));
-            if !holds {
-                return Err(format!("must always hold: {condition:?}, but {found}"));
+    fn check(&mut self, mut due: impl FnMut(&mut Watched, &Observer) -> bool) -> Result<(), String> {
+        let always = &mut self.always;
+        self.cluster.observe(|observer| {
+            if let Some(broken) = observer.broken() {
+                return Err(format!("a law was broken: {broken}"));
             }
-        }
-        Ok(())
+            for watched in always {
+                let (holds, found) = if due(watched, observer) { watched.judge(observer) } else { continue };
+                if !holds {
+                    return Err(format!("must always hold: {:?}, but {found}", watched.condition()));
+                }
+            }
+            Ok(())
+        })
     }
 
     async fn wait(&mut self, time: Duration, condition: &Condition) -> Result<(), String> {
         let deadline = tokio::time::Instant::now() + time;
-        let judge = |run: &Self| run.cluster.observe(|observer| observer.judge(condition));
-        let mut judged = judge(self);
+        let mut watched = self.watched(condition);
+        let mut judged = self.cluster.observe(|observer| watched.judge(observer));
         while !judged.0 {
             if !self.change_before(deadline).await? {
                 return Err(format!("not within {time:?}: {condition:?}; {}", judged.1));
             }
-            if self.touched(condition) {
-                judged = judge(self);
+            if self.cluster.observe(|observer| watched.follow(observer)) {
+                judged = self.cluster.observe(|observer| watched.judge(observer));
             }
         }
         Ok(())
-    }
-
-    /// Whether the last change can have changed what a condition says.
-    fn touched(&self, condition: &Condition) -> bool {
-        self.cluster.observe(|observer| observer.touched(condition))
     }
 
     /// Takes in the next change and checks what must always hold; `false` if none came in time.
@@ -147,7 +152,7 @@ impl Run {
             return Ok(false);
         };
         change.map_err(words)?;
-        self.check(|condition| self.touched(condition))?;
+        self.check(Watched::follow)?;
         Ok(true)
     }
 

@@ -1,6 +1,6 @@
 //! The token cleaner: a bootstrap token goes when it expires. Woken by changes of tokens and by each one's deadline.
 
-use component::controller::{self, Next};
+use component::controller::Next;
 use component::informer::Informer;
 use component::queue::Queue;
 use component::{Context, ObjectKey};
@@ -11,7 +11,8 @@ use kube::api::{DeleteParams, Preconditions};
 
 use super::{NAMESPACE, expiration};
 use crate::Informers;
-use crate::answers::{is_conflict, is_not_found, when};
+use crate::answers::{is_conflict, is_not_found};
+use crate::wiring::{self, Cache};
 
 #[derive(Clone)]
 struct Cleaner {
@@ -29,14 +30,9 @@ pub fn start(context: &Context, informers: &Informers) {
         }
     });
     let cleaner = Cleaner { context: context.clone(), tokens: informers.bootstrap_tokens.clone() };
-    let (tasks, shutdown) = (context.tasks.clone(), context.shutdown.clone());
-    let tokens = informers.bootstrap_tokens.clone();
-    let synced = async move { tokens.synced().await };
-    when(context, synced, move || {
-        controller::run(&tasks, shutdown, "token-cleaner", queue, 1, move |key| {
-            let cleaner = cleaner.clone();
-            async move { cleaner.reconcile(&key).await }
-        });
+    let caches: [&dyn Cache; 1] = [&informers.bootstrap_tokens];
+    wiring::run(context, ("token-cleaner", queue, 1), &caches, cleaner, |cleaner, key| async move {
+        cleaner.reconcile(&key).await
     });
 }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use component::controller::{self, Next};
+use component::controller::Next;
 use component::informer::Informer;
 use component::queue::Queue;
 use component::{Context, ObjectKey};
@@ -22,8 +22,9 @@ use kube::api::PostParams;
 
 use super::{entry, expiration};
 use crate::Informers;
-use crate::answers::{is_conflict, is_not_found, namespace_terminates, when};
+use crate::answers::{is_conflict, is_not_found, namespace_terminates};
 use crate::informers::CLUSTER_INFO;
+use crate::wiring::{self, Cache};
 
 const NAMESPACE: &str = "kube-public";
 const KUBECONFIG: &str = "kubeconfig";
@@ -70,17 +71,9 @@ pub fn start(context: &Context, informers: &Informers, kubeconfig: Option<String
         tokens: informers.bootstrap_tokens.clone(),
         kubeconfig: kubeconfig.map(Into::into),
     };
-    let (tasks, shutdown) = (context.tasks.clone(), context.shutdown.clone());
-    let (published, tokens) = (informers.cluster_info.clone(), informers.bootstrap_tokens.clone());
-    let synced = async move {
-        published.synced().await;
-        tokens.synced().await;
-    };
-    when(context, synced, move || {
-        controller::run(&tasks, shutdown, "bootstrap-signer", queue, 1, move |_| {
-            let publisher = publisher.clone();
-            async move { publisher.reconcile().await }
-        });
+    let caches: [&dyn Cache; 2] = [&informers.cluster_info, &informers.bootstrap_tokens];
+    wiring::run(context, ("bootstrap-signer", queue, 1), &caches, publisher, |publisher, _| async move {
+        publisher.reconcile().await
     });
 }
 

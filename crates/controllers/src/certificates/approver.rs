@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 
-use component::controller::{self, Next};
+use component::controller::Next;
 use component::informer::Informer;
 use component::queue::Queue;
 use component::{Context, ObjectKey};
@@ -21,7 +21,8 @@ use kube::api::PostParams;
 use super::request::{self, Asked, NODES};
 use super::{API_CLIENT, KUBELET_CLIENT, KUBELET_SERVING, NODE_NETWORK, condition, with_condition};
 use crate::Informers;
-use crate::answers::{is_conflict, is_not_found, when};
+use crate::answers::{is_conflict, is_not_found};
+use crate::wiring::{self, Cache};
 
 const WORKERS: usize = 2;
 
@@ -59,18 +60,14 @@ pub fn start(context: &Context, informers: &Informers) {
         requests: informers.certificate_requests.clone(),
         nodes: informers.nodes.clone(),
     };
-    let (tasks, shutdown) = (context.tasks.clone(), context.shutdown.clone());
-    let (requests, nodes) = (informers.certificate_requests.clone(), informers.nodes.clone());
-    let synced = async move {
-        requests.synced().await;
-        nodes.synced().await;
-    };
-    when(context, synced, move || {
-        controller::run(&tasks, shutdown, "certificate-approver", queue, WORKERS, move |key| {
-            let approver = approver.clone();
-            async move { approver.reconcile(&key).await }
-        });
-    });
+    let caches: [&dyn Cache; 2] = [&informers.certificate_requests, &informers.nodes];
+    wiring::run(
+        context,
+        ("certificate-approver", queue, WORKERS),
+        &caches,
+        approver,
+        |approver, key| async move { approver.reconcile(&key).await },
+    );
 }
 
 pub(super) fn is_undecided(request: &CertificateSigningRequest) -> bool {

@@ -1,7 +1,7 @@
 //! The cleaner: requests that were dealt with go after an hour, those that nobody decided after a day, and those whose
 //! certificate has expired at once. Woken by changes, and by the deadline of each request.
 
-use component::controller::{self, Next};
+use component::controller::Next;
 use component::informer::Informer;
 use component::queue::Queue;
 use component::{Context, ObjectKey};
@@ -12,7 +12,8 @@ use kube::api::{DeleteParams, Preconditions};
 
 use super::{condition, is_issued};
 use crate::Informers;
-use crate::answers::{is_conflict, is_not_found, when};
+use crate::answers::{is_conflict, is_not_found};
+use crate::wiring::{self, Cache};
 
 /// After a decision.
 const DECIDED: SignedDuration = SignedDuration::from_hours(1);
@@ -35,14 +36,9 @@ pub fn start(context: &Context, informers: &Informers) {
         }
     });
     let cleaner = Cleaner { context: context.clone(), requests: informers.certificate_requests.clone() };
-    let (tasks, shutdown) = (context.tasks.clone(), context.shutdown.clone());
-    let requests = informers.certificate_requests.clone();
-    let synced = async move { requests.synced().await };
-    when(context, synced, move || {
-        controller::run(&tasks, shutdown, "certificate-cleaner", queue, 1, move |key| {
-            let cleaner = cleaner.clone();
-            async move { cleaner.reconcile(&key).await }
-        });
+    let caches: [&dyn Cache; 1] = [&informers.certificate_requests];
+    wiring::run(context, ("certificate-cleaner", queue, 1), &caches, cleaner, |cleaner, key| async move {
+        cleaner.reconcile(&key).await
     });
 }
 

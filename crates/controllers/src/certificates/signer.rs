@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api_machinery::entropy::Entropy;
-use component::controller::{self, Next};
+use component::controller::Next;
 use component::informer::Informer;
 use component::queue::Queue;
 use component::{Context, ObjectKey};
@@ -22,7 +22,8 @@ use x509_parser::extensions::ParsedExtension;
 use super::request::{self, Asked};
 use super::{API_CLIENT, KUBELET_CLIENT, KUBELET_SERVING, condition, der, is_issued, with_condition};
 use crate::Informers;
-use crate::answers::{is_conflict, is_not_found, when};
+use crate::answers::{is_conflict, is_not_found};
+use crate::wiring::{self, Cache};
 
 const WORKERS: usize = 2;
 /// The longest that a certificate is good for; a request may ask for less.
@@ -189,14 +190,9 @@ pub fn start(context: &Context, informers: &Informers, authority: Arc<Authority>
     });
     let signer =
         Signer { context: context.clone(), requests: informers.certificate_requests.clone(), authority };
-    let (tasks, shutdown) = (context.tasks.clone(), context.shutdown.clone());
-    let requests = informers.certificate_requests.clone();
-    let synced = async move { requests.synced().await };
-    when(context, synced, move || {
-        controller::run(&tasks, shutdown, "certificate-signer", queue, WORKERS, move |key| {
-            let signer = signer.clone();
-            async move { signer.reconcile(&key).await }
-        });
+    let caches: [&dyn Cache; 1] = [&informers.certificate_requests];
+    wiring::run(context, ("certificate-signer", queue, WORKERS), &caches, signer, |signer, key| async move {
+        signer.reconcile(&key).await
     });
 }
 

@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use api_machinery::clock::Clock;
 use api_machinery::selector::SelectorError;
-use component::controller::{self, Next};
+use component::controller::Next;
 use component::events::{EventType, Recorder, reference};
 use component::informer::{Change, Informer};
 use component::queue::Queue;
@@ -38,6 +38,8 @@ use crate::Informers;
 use crate::answers;
 use crate::claim::{self, CannotAdopt};
 use crate::expectations::{Expectations, NOT_SEEN};
+use crate::indices::ByOwner;
+use crate::wiring::{self, Cache};
 use bounds::Bounds;
 use plan::Plan;
 
@@ -73,7 +75,8 @@ struct Controller {
     clock: Clock,
     deployments: Informer<Deployment>,
     sets: Informer<ReplicaSet>,
-    pods: Informer<Pod>,
+    sets_by_owner: ByOwner<ReplicaSet>,
+    pods_by_owner: ByOwner<Pod>,
     /// Writes of ReplicaSets, by Deployment.
     set_writes: Expectations,
     /// Writes of the Deployments themselves.
@@ -90,48 +93,23 @@ pub fn start(context: &Context, informers: &Informers) {
         clock: context.clock.clone(),
         deployments: informers.deployments.clone(),
         sets: informers.replica_sets.clone(),
-        pods: informers.pods.clone(),
+        sets_by_owner: informers.replica_sets_by_owner.clone(),
+        pods_by_owner: informers.pods_by_owner.clone(),
         set_writes: Expectations::default(),
         deployment_writes: Expectations::default(),
         events: Recorder::new(context, "deployment-controller", None),
     });
-    let waiting = controller.clone();
-    let synced = async move {
-        waiting.deployments.synced().await;
-        waiting.sets.synced().await;
-        waiting.pods.synced().await;
-    };
-    let (tasks, shutdown) = (context.tasks.clone(), context.shutdown.clone());
-    answers::when(context, synced, move || {
-        controller::run(&tasks, shutdown, "deployment", queue, WORKERS, move |key| {
-            let controller = controller.clone();
-            async move { controller.reconcile(&key).await }
-        });
+    let caches: [&dyn Cache; 3] = [&informers.deployments, &informers.replica_sets, &informers.pods];
+    wiring::run(context, ("deployment", queue, WORKERS), &caches, controller, |controller, key| async move {
+        controller.reconcile(&key).await
     });
 }
 
 fn wake(queue: &Queue<ObjectKey>, informers: &Informers) {
-    let keys = queue.clone();
-    informers.deployments.on_change(move |change: Change<'_, Deployment>| {
-        keys.add(ObjectKey::of(&**change.latest()));
-    });
-    let (keys, deployments) = (queue.clone(), informers.deployments.clone());
-    informers.replica_sets.on_change(move |change: Change<'_, ReplicaSet>| {
-        for set in [change.old, change.new].into_iter().flatten() {
-            if let Some(owner) = owner(set) {
-                keys.add(owner);
-            } else if change.new.is_some() && claim::controller_of(&set.metadata).is_none() {
-                for deployment in
-                    deployments.in_namespace(set.metadata.namespace.as_deref().unwrap_or_default())
-                {
-                    if labels::selects(Some(&deployment.spec.selector), set.metadata.labels.as_ref()) {
-                        keys.add(ObjectKey::of(&*deployment));
-                    }
-                }
-            }
-        }
-    });
-    let (keys, sets) = (queue.clone(), informers.replica_sets.clone());
+    let (deployments, sets) = (&informers.deployments, &informers.replica_sets);
+    wiring::wake_by(queue, deployments);
+    wiring::wake_by_dependents(queue, deployments, sets, |deployment| &deployment.spec.selector);
+    let (keys, sets) = (queue.clone(), sets.clone());
     informers.pods.on_change(move |change: Change<'_, Pod>| {
         let ended = |pod: &Arc<Pod>| pod_rules::status::is_terminal(pod);
         if change.new.is_some_and(|pod| !ended(pod)) || change.old.is_none_or(ended) {
@@ -168,7 +146,7 @@ impl Controller {
             return Ok(Next::Done);
         }
         let seen = self.sets.revision();
-        let sets = self.sets.in_namespace(&key.namespace);
+        let sets = self.sets_by_owner.claimable(&deployment.metadata);
         let alive = |uid: &str| {
             let is = |set: &Arc<ReplicaSet>| set.metadata.uid.as_deref() == Some(uid);
             sets.iter().any(|set| is(set) && set.metadata.deletion_timestamp.is_none())
@@ -200,11 +178,9 @@ impl Controller {
         if Bounds::of(deployment).rolling {
             return BTreeSet::new();
         }
-        let uids: BTreeSet<&str> = sets.iter().filter_map(|set| set.metadata.uid.as_deref()).collect();
-        let pods = self.pods.in_namespace(deployment.metadata.namespace.as_deref().unwrap_or_default());
-        let running = pods.iter().filter(|pod| !pod_rules::status::is_terminal(pod));
-        let owners = running.filter_map(|pod| claim::controller_of(&pod.metadata));
-        owners.filter(|owner| uids.contains(owner.uid.as_str())).map(|owner| owner.uid.clone()).collect()
+        let uids = sets.iter().filter_map(|set| set.metadata.uid.clone());
+        let runs = |pod: &Arc<Pod>| !pod_rules::status::is_terminal(pod);
+        uids.filter(|uid| self.pods_by_owner.controlled(uid).iter().any(runs)).collect()
     }
 
     async fn carry_out(&self, key: &ObjectKey, deployment: &Deployment, plan: Plan) -> Result<Next, Error> {

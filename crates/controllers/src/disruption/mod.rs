@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use api_machinery::clock::Clock;
 use api_machinery::selector::SelectorError;
-use component::controller::{self, Next};
+use component::controller::Next;
 use component::events::{EventType, Recorder, reference};
 use component::informer::{Change, Informer};
 use component::queue::Queue;
@@ -32,6 +32,8 @@ use pod_rules::labels;
 use crate::Informers;
 use crate::answers;
 use crate::claim;
+use crate::indices::ByLabel;
+use crate::wiring::{self, Cache};
 use plan::{Guarded, Keeper, Plan};
 
 const WORKERS: usize = 2;
@@ -50,6 +52,7 @@ struct Controller {
     clock: Clock,
     budgets: Informer<PodDisruptionBudget>,
     pods: Informer<Pod>,
+    pods_by_label: ByLabel<Pod>,
     replica_sets: Informer<ReplicaSet>,
     deployments: Informer<Deployment>,
     stateful_sets: Informer<StatefulSet>,
@@ -65,33 +68,26 @@ pub fn start(context: &Context, informers: &Informers) {
         clock: context.clock.clone(),
         budgets: informers.pod_disruption_budgets.clone(),
         pods: informers.pods.clone(),
+        pods_by_label: informers.pods_by_label.clone(),
         replica_sets: informers.replica_sets.clone(),
         deployments: informers.deployments.clone(),
         stateful_sets: informers.stateful_sets.clone(),
         events: Recorder::new(context, "controllermanager", None),
     });
-    let waiting = controller.clone();
-    let synced = async move {
-        waiting.budgets.synced().await;
-        waiting.pods.synced().await;
-        waiting.replica_sets.synced().await;
-        waiting.deployments.synced().await;
-        waiting.stateful_sets.synced().await;
-    };
-    let (tasks, shutdown) = (context.tasks.clone(), context.shutdown.clone());
-    answers::when(context, synced, move || {
-        controller::run(&tasks, shutdown, "disruption", queue, WORKERS, move |key| {
-            let controller = controller.clone();
-            async move { controller.reconcile(&key).await }
-        });
+    let caches: [&dyn Cache; 5] = [
+        &informers.pod_disruption_budgets,
+        &informers.pods,
+        &informers.replica_sets,
+        &informers.deployments,
+        &informers.stateful_sets,
+    ];
+    wiring::run(context, ("disruption", queue, WORKERS), &caches, controller, |controller, key| async move {
+        controller.reconcile(&key).await
     });
 }
 
 fn wake(queue: &Queue<ObjectKey>, informers: &Informers) {
-    let keys = queue.clone();
-    informers.pod_disruption_budgets.on_change(move |change: Change<'_, PodDisruptionBudget>| {
-        keys.add(ObjectKey::of(&**change.latest()));
-    });
+    wiring::wake_by(queue, &informers.pod_disruption_budgets);
     let (keys, budgets) = (queue.clone(), informers.pod_disruption_budgets.clone());
     informers.pods.on_change(move |change: Change<'_, Pod>| {
         let namespace = change.latest().metadata.namespace.as_deref().unwrap_or_default();
@@ -132,7 +128,9 @@ impl Controller {
     async fn reconcile(&self, key: &ObjectKey) -> Result<Next, Error> {
         let Some(budget) = self.budgets.get(key) else { return Ok(Next::Done) };
         let selector = labels::compile(budget.spec.as_ref().and_then(|spec| spec.selector.as_ref()))?;
-        let pods = self.pods.in_namespace(&key.namespace);
+        let labels = budget.spec.as_ref().and_then(|spec| spec.selector.as_ref()?.match_labels.as_ref());
+        let candidates = self.pods_by_label.candidates(&key.namespace, labels);
+        let pods = candidates.unwrap_or_else(|| self.pods.in_namespace(&key.namespace));
         let guarded: Vec<Guarded> = pods
             .into_iter()
             .filter(|pod| labels::matches(&selector, pod.metadata.labels.as_ref()))

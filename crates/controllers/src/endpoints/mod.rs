@@ -11,7 +11,7 @@ mod tests;
 
 use std::sync::Arc;
 
-use component::controller::{self, Next};
+use component::controller::Next;
 use component::events::{EventType, Recorder, reference};
 use component::informer::{Change, Informer};
 use component::queue::Queue;
@@ -21,6 +21,8 @@ use kube::Api;
 use kube::api::{DeleteParams, PostParams, Preconditions};
 
 use crate::expectations::{Expectations, NOT_SEEN};
+use crate::indices::ByLabel;
+use crate::wiring::{self, Cache};
 use crate::{Informers, answers, services};
 
 const WORKERS: usize = 4;
@@ -28,7 +30,7 @@ const WORKERS: usize = 4;
 struct Controller {
     client: kube::Client,
     services: Informer<Service>,
-    pods: Informer<Pod>,
+    pods: ByLabel<Pod>,
     endpoints: Informer<Endpoints>,
     writes: Expectations,
     events: Recorder,
@@ -50,23 +52,14 @@ pub fn start(context: &Context, informers: &Informers) {
     let controller = Arc::new(Controller {
         client: context.client.clone(),
         services: informers.services.clone(),
-        pods: informers.pods.clone(),
+        pods: informers.pods_by_label.clone(),
         endpoints: informers.endpoints.clone(),
         writes: Expectations::default(),
         events: Recorder::new(context, "endpoint-controller", None),
     });
-    let waiting = controller.clone();
-    let synced = async move {
-        waiting.services.synced().await;
-        waiting.pods.synced().await;
-        waiting.endpoints.synced().await;
-    };
-    let (tasks, shutdown) = (context.tasks.clone(), context.shutdown.clone());
-    answers::when(context, synced, move || {
-        controller::run(&tasks, shutdown, "endpoints", queue, WORKERS, move |key| {
-            let controller = controller.clone();
-            async move { controller.reconcile(&key).await }
-        });
+    let caches: [&dyn Cache; 3] = [&informers.services, &informers.pods, &informers.endpoints];
+    wiring::run(context, ("endpoints", queue, WORKERS), &caches, controller, |controller, key| async move {
+        controller.reconcile(&key).await
     });
 }
 
@@ -84,7 +77,7 @@ impl Controller {
             return Ok(NOT_SEEN);
         }
         let before = self.endpoints.get(key);
-        let pods = services::pods_of(&service, &self.pods.in_namespace(&key.namespace));
+        let pods = services::pods_of(&service, &services::candidates(&service, &self.pods));
         let Some(wanted) = plan::plan(&service, &pods, before.as_deref()) else { return Ok(Next::Done) };
         let (written, reason) = match before {
             Some(_) => {

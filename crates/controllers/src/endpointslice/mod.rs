@@ -12,7 +12,7 @@ mod tests;
 
 use std::sync::Arc;
 
-use component::controller::{self, Next};
+use component::controller::Next;
 use component::events::{EventType, Recorder, reference};
 use component::informer::{Change, Informer};
 use component::queue::Queue;
@@ -23,6 +23,8 @@ use kube::Api;
 use kube::api::{DeleteParams, PostParams, Preconditions};
 
 use crate::expectations::{Expectations, NOT_SEEN};
+use crate::indices::ByLabel;
+use crate::wiring::{self, Cache};
 use crate::{Informers, answers, services};
 use plan::Plan;
 
@@ -31,7 +33,7 @@ const WORKERS: usize = 4;
 struct Controller {
     client: kube::Client,
     services: Informer<Service>,
-    pods: Informer<Pod>,
+    pods: ByLabel<Pod>,
     slices: Informer<EndpointSlice>,
     nodes: Informer<Node>,
     /// Writes of slices, by Service.
@@ -55,26 +57,21 @@ pub fn start(context: &Context, informers: &Informers) {
     let controller = Arc::new(Controller {
         client: context.client.clone(),
         services: informers.services.clone(),
-        pods: informers.pods.clone(),
+        pods: informers.pods_by_label.clone(),
         slices: informers.endpoint_slices.clone(),
         nodes: informers.nodes.clone(),
         writes: Expectations::default(),
         events: Recorder::new(context, "endpoint-slice-controller", None),
     });
-    let waiting = controller.clone();
-    let synced = async move {
-        waiting.services.synced().await;
-        waiting.pods.synced().await;
-        waiting.slices.synced().await;
-        waiting.nodes.synced().await;
-    };
-    let (tasks, shutdown) = (context.tasks.clone(), context.shutdown.clone());
-    answers::when(context, synced, move || {
-        controller::run(&tasks, shutdown, "endpointslice", queue, WORKERS, move |key| {
-            let controller = controller.clone();
-            async move { controller.reconcile(&key).await }
-        });
-    });
+    let caches: [&dyn Cache; 4] =
+        [&informers.services, &informers.pods, &informers.endpoint_slices, &informers.nodes];
+    wiring::run(
+        context,
+        ("endpointslice", queue, WORKERS),
+        &caches,
+        controller,
+        |controller, key| async move { controller.reconcile(&key).await },
+    );
 }
 
 impl Controller {
@@ -96,7 +93,7 @@ impl Controller {
         if !self.writes.met(key, seen, alive) {
             return Ok(NOT_SEEN);
         }
-        let pods = services::pods_of(&service, &self.pods.in_namespace(&key.namespace));
+        let pods = services::pods_of(&service, &services::candidates(&service, &self.pods));
         let zone_of = |node: &str| {
             let node = self.nodes.get(&ObjectKey::new("", node))?;
             Some(services::zone(&node).map(str::to_owned))

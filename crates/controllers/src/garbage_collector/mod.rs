@@ -16,14 +16,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use component::Context;
 use component::ObjectKey;
-use component::controller;
 use component::events::Recorder;
 use component::informer::Change;
 use component::queue::Queue;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
-use crate::answers::when;
 use crate::resources::{Followed, Item, Metadata, Resources};
+use crate::wiring;
 use graph::Graph;
 
 /// Objects that are looked at side by side.
@@ -53,16 +52,14 @@ pub fn start(context: &Context, resources: &Resources) {
     };
     let listener = collector.clone();
     resources.on_kind(move |followed| listener.listen(followed));
-    let (tasks, shutdown) = (context.tasks.clone(), context.shutdown.clone());
-    let known = resources.clone();
-    let synced = async move { known.synced().await };
-    when(context, synced, move || {
-        let queue = collector.queue.clone();
-        controller::run(&tasks, shutdown, "garbage-collector", queue, WORKERS, move |item| {
-            let collector = collector.clone();
-            async move { collector.reconcile(&item).await }
-        });
-    });
+    let queue = collector.queue.clone();
+    wiring::run(
+        context,
+        ("garbage-collector", queue, WORKERS),
+        &[resources],
+        collector,
+        |collector, item| async move { collector.reconcile(&item).await },
+    );
 }
 
 impl Collector {

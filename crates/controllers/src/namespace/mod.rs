@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use component::controller::{self, Next};
+use component::controller::Next;
 use component::informer::Informer;
 use component::queue::Queue;
 use component::{Context, ObjectKey};
@@ -23,9 +23,10 @@ use kube::core::DynamicObject;
 use serde_json::json;
 use tokio::time::Instant;
 
-use crate::answers::{is_not_found, message, when};
+use crate::answers::{is_not_found, message};
 use crate::informers::Informers;
 use crate::resources::{Discovered, Metadata, Resources, discover};
+use crate::wiring::{self, Cache};
 use plan::Content;
 
 /// Namespaces that are emptied side by side.
@@ -79,13 +80,9 @@ pub fn start(context: &Context, informers: &Informers, resources: &Resources) {
         resources: resources.clone(),
         seen: Arc::default(),
     };
-    let (tasks, shutdown) = (context.tasks.clone(), context.shutdown.clone());
-    let namespaces = informers.namespaces.clone();
-    when(context, async move { namespaces.synced().await }, move || {
-        controller::run(&tasks, shutdown, "namespace", queue, WORKERS, move |name| {
-            let controller = controller.clone();
-            async move { controller.reconcile(&name).await }
-        });
+    let caches: [&dyn Cache; 1] = [&informers.namespaces];
+    wiring::run(context, ("namespace", queue, WORKERS), &caches, controller, |controller, key| async move {
+        controller.reconcile(&key).await
     });
 }
 

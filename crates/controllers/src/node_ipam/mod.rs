@@ -13,7 +13,7 @@ mod tests;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use component::controller::{self, Next};
+use component::controller::Next;
 use component::events::{EventType, Recorder};
 use component::informer::{Change, Informer};
 use component::queue::Queue;
@@ -24,7 +24,8 @@ use kube::api::{Patch, PatchParams};
 use serde_json::json;
 
 use crate::Informers;
-use crate::answers::{is_conflict, is_not_found, when};
+use crate::answers::{is_conflict, is_not_found};
+use crate::wiring::{self, Cache};
 pub use plan::{Allocations, RangesError};
 use plan::{Decision, ranges};
 pub use range::{ParseRangeError, Range};
@@ -56,13 +57,9 @@ pub fn start(context: &Context, informers: &Informers, allocations: Allocations)
     let queue: Queue<String> = Queue::new();
     let (keys, follower) = (queue.clone(), allocator.clone());
     informers.nodes.on_change(move |change| follower.changed(&change, &keys));
-    let (tasks, shutdown) = (context.tasks.clone(), context.shutdown.clone());
-    let nodes = informers.nodes.clone();
-    when(context, async move { nodes.synced().await }, move || {
-        controller::run(&tasks, shutdown, "node-ipam", queue, WORKERS, move |name: String| {
-            let allocator = allocator.clone();
-            async move { allocator.reconcile(&name).await }
-        });
+    let caches: [&dyn Cache; 1] = [&informers.nodes];
+    wiring::run(context, ("node-ipam", queue, WORKERS), &caches, allocator, |allocator, key| async move {
+        allocator.reconcile(&key).await
     });
 }
 

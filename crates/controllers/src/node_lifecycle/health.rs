@@ -11,7 +11,7 @@ use std::time::Duration;
 use component::controller::Next;
 use component::events::{EventType, Recorder, reference};
 use component::freshness::Freshness;
-use component::informer::Informer;
+use component::informer::{Index, Informer};
 use component::queue::Queue;
 use component::{Context, ObjectKey};
 use k8s_openapi::api::coordination::v1::Lease;
@@ -26,7 +26,6 @@ use super::plan::{self, Health, Permission};
 use super::zones::{Mode, Zones};
 use crate::answers::{is_conflict, is_not_found};
 use crate::informers::{Informers, NODE_LEASES};
-use crate::pods_by_node::PodsByNode;
 
 /// When to ask again while the API server is away.
 const AWAY: Duration = Duration::from_secs(10);
@@ -45,7 +44,7 @@ pub struct Monitor {
     context: Context,
     nodes: Informer<Node>,
     pods: Informer<Pod>,
-    by_node: PodsByNode,
+    by_node: Index<Pod>,
     heard: Arc<Mutex<BTreeMap<String, Heard>>>,
     /// The API server did not answer when it was last asked for a Lease.
     away: Arc<AtomicBool>,
@@ -58,17 +57,12 @@ pub struct Monitor {
 
 impl Monitor {
     /// A monitor that has heard nothing yet.
-    pub fn new(
-        context: &Context,
-        informers: &Informers,
-        by_node: &PodsByNode,
-        queue: &Queue<String>,
-    ) -> Self {
+    pub fn new(context: &Context, informers: &Informers, queue: &Queue<String>) -> Self {
         Self {
             context: context.clone(),
             nodes: informers.nodes.clone(),
             pods: informers.pods.clone(),
-            by_node: by_node.clone(),
+            by_node: informers.pods_by_node.clone(),
             heard: Arc::default(),
             away: Arc::default(),
             zones: Arc::default(),
@@ -257,8 +251,9 @@ impl Monitor {
         if plan::is_ready(node) {
             return Ok(());
         }
-        let stale =
-            self.by_node.on(name).into_iter().filter_map(|key| self.pods.get(&key).map(|pod| (key, pod)));
+        let keys = self.by_node.get(name).into_iter().map(|pod| ObjectKey::of(&*pod));
+        // Each as it is when its turn comes.
+        let stale = keys.filter_map(|key| self.pods.get(&key).map(|pod| (key, pod)));
         for (key, pod) in stale.filter(|(_, pod)| plan::is_stale_ready(pod, node)) {
             let api: Api<Pod> = Api::namespaced(self.context.client.clone(), &key.namespace);
             let body = json!({

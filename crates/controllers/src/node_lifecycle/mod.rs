@@ -17,14 +17,13 @@ use std::sync::Arc;
 
 use component::informer::Change;
 use component::queue::Queue;
-use component::{Context, ObjectKey, controller};
+use component::{Context, ObjectKey};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use pod_rules::status::{is_deleting, is_ready, node_name};
 use pod_rules::taints::tolerations;
 
-use crate::answers::when;
 use crate::informers::Informers;
-use crate::pods_by_node::PodsByNode;
+use crate::wiring::{self, Cache};
 use eviction::Evictor;
 use health::Monitor;
 
@@ -32,52 +31,34 @@ use health::Monitor;
 const WORKERS: usize = 4;
 
 /// Starts the controller.
-pub fn start(context: &Context, informers: &Informers, by_node: &PodsByNode) {
+pub fn start(context: &Context, informers: &Informers) {
     let nodes: Queue<String> = Queue::new();
     let pods: Queue<ObjectKey> = Queue::new();
-    let monitor = Monitor::new(context, informers, by_node, &nodes);
+    let monitor = Monitor::new(context, informers, &nodes);
     let evictor = Evictor::new(context, informers);
-    follow_nodes(informers, &monitor, by_node, &nodes, &pods);
+    follow_nodes(informers, &monitor, &nodes, &pods);
     follow_leases(informers, &monitor, &nodes);
     follow_pods(informers, &nodes, &pods);
 
-    let (tasks, shutdown) = (context.tasks.clone(), context.shutdown.clone());
-    let (known, leases, known_pods) =
-        (informers.nodes.clone(), informers.node_leases.clone(), informers.pods.clone());
-    let synced = async move {
-        known.synced().await;
-        leases.synced().await;
-        known_pods.synced().await;
-    };
-    when(context, synced, move || {
-        let end = shutdown.clone();
-        controller::run(&tasks, end, "node-lifecycle", nodes, WORKERS, move |name: String| {
-            let monitor = monitor.clone();
-            async move { monitor.reconcile(&name).await }
-        });
-        controller::run(&tasks, shutdown, "taint-eviction", pods, WORKERS, move |key: ObjectKey| {
-            let evictor = evictor.clone();
-            async move { evictor.reconcile(&key).await }
-        });
+    let caches: [&dyn Cache; 3] = [&informers.nodes, &informers.node_leases, &informers.pods];
+    wiring::run(context, ("node-lifecycle", nodes, WORKERS), &caches, monitor, |monitor, name| async move {
+        monitor.reconcile(&name).await
+    });
+    wiring::run(context, ("taint-eviction", pods, WORKERS), &caches, evictor, |evictor, key| async move {
+        evictor.reconcile(&key).await
     });
 }
 
-fn follow_nodes(
-    informers: &Informers,
-    monitor: &Monitor,
-    by_node: &PodsByNode,
-    nodes: &Queue<String>,
-    pods: &Queue<ObjectKey>,
-) {
-    let (monitor, by_node) = (monitor.clone(), by_node.clone());
+fn follow_nodes(informers: &Informers, monitor: &Monitor, nodes: &Queue<String>, pods: &Queue<ObjectKey>) {
+    let (monitor, by_node) = (monitor.clone(), informers.pods_by_node.clone());
     let (nodes, pods) = (nodes.clone(), pods.clone());
     informers.nodes.on_change(move |change: Change<'_, Node>| {
         let name = ObjectKey::of(&**change.latest()).name;
         monitor.see_node(&name, change.new.map(|node| &**node));
         let evicting = |node: Option<&Arc<Node>>| node.map(|node| plan::evicting(node)).unwrap_or_default();
         if evicting(change.old) != evicting(change.new) {
-            for pod in by_node.on(&name) {
-                pods.add(pod);
+            for pod in by_node.get(&name) {
+                pods.add(ObjectKey::of(&*pod));
             }
         }
         nodes.add(name);

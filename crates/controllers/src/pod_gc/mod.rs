@@ -12,8 +12,8 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use component::controller::{self, Next};
-use component::informer::{Change, Informer};
+use component::controller::Next;
+use component::informer::{Change, Index, Informer};
 use component::queue::Queue;
 use component::{Context, ObjectKey};
 use k8s_openapi::api::core::v1::{Node, Pod};
@@ -24,9 +24,9 @@ use pod_rules::status::{is_deleting, is_terminal, node_name};
 use serde_json::json;
 use tokio::time::Instant;
 
-use crate::answers::{is_not_found, when};
+use crate::answers::is_not_found;
 use crate::informers::Informers;
-use crate::pods_by_node::PodsByNode;
+use crate::wiring::{self, Cache};
 
 /// How long a node must be gone before its pods are.
 const QUARANTINE: Duration = Duration::from_secs(40);
@@ -59,19 +59,19 @@ struct Collector {
     context: Context,
     pods: Informer<Pod>,
     nodes: Informer<Node>,
-    by_node: PodsByNode,
+    by_node: Index<Pod>,
     ended: Arc<Mutex<BTreeSet<plan::Ended>>>,
     /// When each node was first seen to be missing.
     missing: Arc<Mutex<BTreeMap<String, Instant>>>,
 }
 
 /// Starts the collector.
-pub fn start(context: &Context, informers: &Informers, by_node: &PodsByNode) {
+pub fn start(context: &Context, informers: &Informers) {
     let collector = Collector {
         context: context.clone(),
         pods: informers.pods.clone(),
         nodes: informers.nodes.clone(),
-        by_node: by_node.clone(),
+        by_node: informers.pods_by_node.clone(),
         ended: Arc::default(),
         missing: Arc::default(),
     };
@@ -80,18 +80,14 @@ pub fn start(context: &Context, informers: &Informers, by_node: &PodsByNode) {
     informers.pods.on_change(move |change| follower.pod_changed(&change, &keys));
     let (follower, keys) = (collector.clone(), queue.clone());
     informers.nodes.on_change(move |change| follower.node_changed(&change, &keys));
-    let (tasks, shutdown) = (context.tasks.clone(), context.shutdown.clone());
-    let (pods, nodes) = (informers.pods.clone(), informers.nodes.clone());
-    let synced = async move {
-        pods.synced().await;
-        nodes.synced().await;
-    };
-    when(context, synced, move || {
-        controller::run(&tasks, shutdown, "pod-garbage-collector", queue, WORKERS, move |key| {
-            let collector = collector.clone();
-            async move { collector.reconcile(&key).await }
-        });
-    });
+    let caches: [&dyn Cache; 2] = [&informers.pods, &informers.nodes];
+    wiring::run(
+        context,
+        ("pod-garbage-collector", queue, WORKERS),
+        &caches,
+        collector,
+        |collector, key| async move { collector.reconcile(&key).await },
+    );
 }
 
 impl Collector {
@@ -126,8 +122,8 @@ impl Collector {
         let name = ObjectKey::of(&**change.latest()).name;
         let out = |node: Option<&Arc<Node>>| node.is_some_and(|node| plan::is_out_of_service(node));
         if out(change.new) && !out(change.old) {
-            for pod in self.by_node.on(&name) {
-                queue.add(Key::Pod(pod));
+            for pod in self.by_node.get(&name) {
+                queue.add(Key::Pod(ObjectKey::of(&*pod)));
             }
         }
         if change.old.is_none() || change.new.is_none() {
@@ -160,7 +156,7 @@ impl Collector {
 
     /// Deletes the pods of a node that is gone for good.
     async fn node(&self, name: &str) -> kube::Result<Next> {
-        let pods = self.by_node.on(name);
+        let pods = self.by_node.get(name);
         if self.nodes.get(&ObjectKey::new("", name)).is_some() || pods.is_empty() {
             self.missing.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
             return Ok(Next::Done);
@@ -178,7 +174,8 @@ impl Collector {
         if nodes.get_opt(name).await?.is_some() {
             return Ok(Next::Done);
         }
-        for key in pods {
+        for key in pods.iter().map(|pod| ObjectKey::of(&**pod)) {
+            // As it is now: every removal takes its time.
             if let Some(pod) = self.pods.get(&key).filter(|pod| node_name(pod) == name) {
                 self.remove(&key, &pod, Some("PodGC: node no longer exists")).await?;
             }

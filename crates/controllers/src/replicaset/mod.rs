@@ -9,19 +9,21 @@ mod plan;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use api_machinery::clock::Clock;
 use api_machinery::selector::SelectorError;
-use component::controller::{self, Next};
+use component::controller::Next;
 use component::events::{EventType, Recorder, reference};
-use component::informer::{Change, Informer};
+use component::informer::Informer;
 use component::queue::Queue;
 use component::{Context, ObjectKey};
 use futures::future::join_all;
 use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetStatus};
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Api;
 use kube::api::{DeleteParams, PostParams, Preconditions};
 use pod_rules::labels;
@@ -30,6 +32,8 @@ use crate::Informers;
 use crate::answers;
 use crate::claim::{self, CannotAdopt};
 use crate::expectations::{Expectations, NOT_SEEN};
+use crate::indices::ByOwner;
+use crate::wiring::{self, Cache};
 use plan::{Failure, Scale};
 
 const WORKERS: usize = 4;
@@ -52,6 +56,8 @@ struct Controller {
     clock: Clock,
     sets: Informer<ReplicaSet>,
     pods: Informer<Pod>,
+    pods_by_owner: ByOwner<Pod>,
+    sets_by_owner: ByOwner<ReplicaSet>,
     /// Writes of pods, by set.
     pod_writes: Expectations,
     /// Writes of the sets themselves.
@@ -62,52 +68,23 @@ struct Controller {
 /// Starts the controller on tasks of the context.
 pub fn start(context: &Context, informers: &Informers) {
     let queue = Queue::new();
-    let (sets, pods) = (informers.replica_sets.clone(), informers.pods.clone());
-    let keys = queue.clone();
-    sets.on_change(move |change: Change<'_, ReplicaSet>| keys.add(ObjectKey::of(&**change.latest())));
-    let (keys, known) = (queue.clone(), sets.clone());
-    pods.on_change(move |change: Change<'_, Pod>| {
-        for pod in [change.old, change.new].into_iter().flatten() {
-            wake_owner(&keys, &known, pod, change.new.is_some());
-        }
-    });
+    wiring::wake_by(&queue, &informers.replica_sets);
+    wiring::wake_by_dependents(&queue, &informers.replica_sets, &informers.pods, |set| &set.spec.selector);
     let controller = Arc::new(Controller {
         client: context.client.clone(),
         clock: context.clock.clone(),
-        sets,
-        pods,
+        sets: informers.replica_sets.clone(),
+        pods: informers.pods.clone(),
+        pods_by_owner: informers.pods_by_owner.clone(),
+        sets_by_owner: informers.replica_sets_by_owner.clone(),
         pod_writes: Expectations::default(),
         set_writes: Expectations::default(),
         events: Recorder::new(context, "replicaset-controller", None),
     });
-    let (tasks, shutdown) = (context.tasks.clone(), context.shutdown.clone());
-    let (sets, pods) = (informers.replica_sets.clone(), informers.pods.clone());
-    let synced = async move {
-        sets.synced().await;
-        pods.synced().await;
-    };
-    answers::when(context, synced, move || {
-        controller::run(&tasks, shutdown, "replicaset", queue, WORKERS, move |key| {
-            let controller = controller.clone();
-            async move { controller.reconcile(&key).await }
-        });
+    let caches: [&dyn Cache; 2] = [&informers.replica_sets, &informers.pods];
+    wiring::run(context, ("replicaset", queue, WORKERS), &caches, controller, |controller, key| async move {
+        controller.reconcile(&key).await
     });
-}
-
-/// Queues the set that controls a pod; or, of a pod that nobody controls, every set that might adopt it.
-fn wake_owner(keys: &Queue<ObjectKey>, sets: &Informer<ReplicaSet>, pod: &Pod, exists: bool) {
-    let namespace = pod.metadata.namespace.clone().unwrap_or_default();
-    match claim::controller_of(&pod.metadata) {
-        Some(owner) if owner.kind == "ReplicaSet" => keys.add(ObjectKey::new(namespace, owner.name.clone())),
-        None if exists => {
-            for set in sets.in_namespace(&namespace) {
-                if labels::selects(Some(&set.spec.selector), pod.metadata.labels.as_ref()) {
-                    keys.add(ObjectKey::of(&*set));
-                }
-            }
-        }
-        Some(_) | None => {}
-    }
 }
 
 impl Controller {
@@ -122,7 +99,7 @@ impl Controller {
         let uid = set.metadata.uid.as_deref().unwrap_or_default();
         self.pod_writes.resolve(key, &pods_api, &selector.to_string(), uid).await?;
         let seen = self.pods.revision();
-        let pods = self.pods.in_namespace(&key.namespace);
+        let pods = self.pods_by_owner.claimable(&set.metadata);
         let alive = |uid: &str| {
             pods.iter()
                 .any(|pod| pod.metadata.uid.as_deref() == Some(uid) && pod_rules::status::is_active(pod))
@@ -136,8 +113,7 @@ impl Controller {
         let sets = Api::namespaced(self.client.clone(), &key.namespace);
         let wrote = |pod: &Pod| self.pod_writes.wrote(key, pod);
         let owned = claim::settle(&sets, &*set, &pods_api, claims, wrote).await?;
-        let related = self.related(&set, &pods);
-        let scale = plan::scale(&set, owned.clone(), &related, self.clock.now());
+        let scale = plan::scale(&set, owned.clone(), || self.related(&set), self.clock.now());
         let scaled = self.scale(key, &set, scale).await;
         let terminating = plan::terminating(&set, &pods);
         let now = self.clock.now();
@@ -149,19 +125,14 @@ impl Controller {
     }
 
     /// The pods of every set that has the same owner, this one's included.
-    fn related(&self, set: &ReplicaSet, pods: &[Arc<Pod>]) -> Vec<Arc<Pod>> {
-        let own = set.metadata.uid.as_deref().unwrap_or_default();
-        let mut uids = vec![own.to_owned()];
+    fn related(&self, set: &ReplicaSet) -> Vec<Arc<Pod>> {
+        let uid = |meta: &ObjectMeta| meta.uid.clone().unwrap_or_default();
+        let mut uids = BTreeSet::from([uid(&set.metadata)]);
         if let Some(owner) = claim::controller_of(&set.metadata) {
-            let siblings = self.sets.in_namespace(set.metadata.namespace.as_deref().unwrap_or_default());
-            let siblings =
-                siblings.iter().filter(|other| claim::is_controlled_by(&other.metadata, &owner.uid));
-            uids.extend(siblings.filter_map(|other| other.metadata.uid.clone()));
+            let siblings = self.sets_by_owner.controlled(&owner.uid);
+            uids.extend(siblings.iter().map(|sibling| uid(&sibling.metadata)));
         }
-        let of_one = |pod: &&Arc<Pod>| {
-            claim::controller_of(&pod.metadata).is_some_and(|owner| uids.contains(&owner.uid))
-        };
-        pods.iter().filter(of_one).cloned().collect()
+        uids.iter().flat_map(|uid| self.pods_by_owner.controlled(uid)).collect()
     }
 
     async fn scale(&self, key: &ObjectKey, set: &ReplicaSet, scale: Scale) -> Result<(), Failure> {

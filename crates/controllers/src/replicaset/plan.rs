@@ -43,12 +43,12 @@ pub(crate) enum Scale {
     Delete(Vec<Arc<Pod>>),
 }
 
-/// Compares the set's size with its pods. `related` are the pods of all sets of the same owner: of pods that are otherwise
-/// equal, those go first that share their node with most of them.
+/// Compares the set's size with its pods. `related` gives the pods of all sets of the same owner: of pods that are
+/// otherwise equal, those go first that share their node with most of them.
 pub(crate) fn scale(
     set: &ReplicaSet,
     mut owned: Vec<Arc<Pod>>,
-    related: &[Arc<Pod>],
+    related: impl FnOnce() -> Vec<Arc<Pod>>,
     now: Timestamp,
 ) -> Scale {
     if set.metadata.deletion_timestamp.is_some() {
@@ -60,6 +60,7 @@ pub(crate) fn scale(
         Ordering::Less => Scale::Create((wanted - owned.len()).min(BURST)),
         Ordering::Greater => {
             let surplus = owned.len() - wanted;
+            let related = related();
             let mut crowds: BTreeMap<&str, usize> = BTreeMap::new();
             for pod in related.iter().filter(|pod| status::is_active(pod)) {
                 *crowds.entry(status::node_name(pod)).or_default() += 1;

@@ -10,7 +10,7 @@ mod tests;
 
 use std::sync::Arc;
 
-use component::controller::{self, Next};
+use component::controller::Next;
 use component::informer::Informer;
 use component::queue::Queue;
 use component::{Context, ObjectKey};
@@ -19,8 +19,9 @@ use kube::Api;
 use kube::api::PostParams;
 
 use crate::Informers;
-use crate::answers::{is_conflict, is_not_found, namespace_terminates, when};
+use crate::answers::{is_conflict, is_not_found, namespace_terminates};
 use crate::informers::ROOT_CA;
+use crate::wiring::{self, Cache};
 use plan::Action;
 
 /// Namespaces that are looked at side by side.
@@ -52,17 +53,9 @@ pub fn start(context: &Context, informers: &Informers, authority: &str) {
         published: informers.root_ca_config_maps.clone(),
         authority: authority.into(),
     };
-    let (tasks, shutdown) = (context.tasks.clone(), context.shutdown.clone());
-    let (namespaces, published) = (informers.namespaces.clone(), informers.root_ca_config_maps.clone());
-    let synced = async move {
-        namespaces.synced().await;
-        published.synced().await;
-    };
-    when(context, synced, move || {
-        controller::run(&tasks, shutdown, "root-ca", queue, WORKERS, move |key| {
-            let publisher = publisher.clone();
-            async move { publisher.reconcile(&key).await }
-        });
+    let caches: [&dyn Cache; 2] = [&informers.namespaces, &informers.root_ca_config_maps];
+    wiring::run(context, ("root-ca", queue, WORKERS), &caches, publisher, |publisher, key| async move {
+        publisher.reconcile(&key).await
     });
 }
 

@@ -7,7 +7,7 @@ mod plan;
 #[cfg(test)]
 mod tests;
 
-use component::controller::{self, Next};
+use component::controller::Next;
 use component::informer::Informer;
 use component::queue::Queue;
 use component::{Context, ObjectKey};
@@ -16,7 +16,8 @@ use kube::Api;
 use kube::api::PostParams;
 
 use crate::Informers;
-use crate::answers::{is_conflict, is_not_found, namespace_terminates, when};
+use crate::answers::{is_conflict, is_not_found, namespace_terminates};
+use crate::wiring::{self, Cache};
 
 /// Namespaces that are looked at side by side.
 const WORKERS: usize = 2;
@@ -45,18 +46,14 @@ pub fn start(context: &Context, informers: &Informers) {
         namespaces: informers.namespaces.clone(),
         accounts: informers.service_accounts.clone(),
     };
-    let (tasks, shutdown) = (context.tasks.clone(), context.shutdown.clone());
-    let (namespaces, accounts) = (informers.namespaces.clone(), informers.service_accounts.clone());
-    let synced = async move {
-        namespaces.synced().await;
-        accounts.synced().await;
-    };
-    when(context, synced, move || {
-        controller::run(&tasks, shutdown, "service-account", queue, WORKERS, move |key| {
-            let controller = controller.clone();
-            async move { controller.reconcile(&key).await }
-        });
-    });
+    let caches: [&dyn Cache; 2] = [&informers.namespaces, &informers.service_accounts];
+    wiring::run(
+        context,
+        ("service-account", queue, WORKERS),
+        &caches,
+        controller,
+        |controller, key| async move { controller.reconcile(&key).await },
+    );
 }
 
 impl Controller {

@@ -18,9 +18,9 @@ use std::time::Duration;
 
 use api_machinery::clock::Clock;
 use api_machinery::selector::{LabelSelector, SelectorError};
-use component::controller::{self, Next};
+use component::controller::Next;
 use component::events::{EventType, Recorder, reference};
-use component::informer::{Change, Informer};
+use component::informer::Informer;
 use component::queue::Queue;
 use component::{Context, ObjectKey};
 use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet, StatefulSetStatus};
@@ -33,7 +33,9 @@ use crate::Informers;
 use crate::answers;
 use crate::claim::{self, CannotAdopt};
 use crate::expectations::{Expectations, NOT_SEEN};
+use crate::indices::ByOwner;
 use crate::revisions::{self, Newest};
+use crate::wiring::{self, Cache};
 use plan::{Action, Revisions};
 
 const WORKERS: usize = 4;
@@ -64,6 +66,8 @@ struct Controller {
     pods: Informer<Pod>,
     revisions: Informer<ControllerRevision>,
     claims: Informer<PersistentVolumeClaim>,
+    pods_by_owner: ByOwner<Pod>,
+    revisions_by_owner: ByOwner<ControllerRevision>,
     /// Writes of pods, by set.
     pod_writes: Expectations,
     /// Writes of the sets themselves.
@@ -76,16 +80,8 @@ struct Controller {
 /// Starts the controller on tasks of the context.
 pub fn start(context: &Context, informers: &Informers) {
     let queue = Queue::new();
-    let keys = queue.clone();
-    informers
-        .stateful_sets
-        .on_change(move |change: Change<'_, StatefulSet>| keys.add(ObjectKey::of(&**change.latest())));
-    let (keys, known) = (queue.clone(), informers.stateful_sets.clone());
-    informers.pods.on_change(move |change: Change<'_, Pod>| {
-        for pod in [change.old, change.new].into_iter().flatten() {
-            wake_owner(&keys, &known, pod, change.new.is_some());
-        }
-    });
+    wiring::wake_by(&queue, &informers.stateful_sets);
+    wiring::wake_by_dependents(&queue, &informers.stateful_sets, &informers.pods, |set| &set.spec.selector);
     let controller = Arc::new(Controller {
         client: context.client.clone(),
         clock: context.clock.clone(),
@@ -93,44 +89,27 @@ pub fn start(context: &Context, informers: &Informers) {
         pods: informers.pods.clone(),
         revisions: informers.controller_revisions.clone(),
         claims: informers.persistent_volume_claims.clone(),
+        pods_by_owner: informers.pods_by_owner.clone(),
+        revisions_by_owner: informers.controller_revisions_by_owner.clone(),
         pod_writes: Expectations::default(),
         set_writes: Expectations::default(),
         revision_writes: Expectations::default(),
         claim_writes: Expectations::default(),
         events: Recorder::new(context, "statefulset-controller", None),
     });
-    let waiting = controller.clone();
-    let synced = async move {
-        waiting.sets.synced().await;
-        waiting.pods.synced().await;
-        waiting.revisions.synced().await;
-        waiting.claims.synced().await;
-    };
-    let (tasks, shutdown) = (context.tasks.clone(), context.shutdown.clone());
-    answers::when(context, synced, move || {
-        controller::run(&tasks, shutdown, "statefulset", queue, WORKERS, move |key| {
-            let controller = controller.clone();
-            async move { controller.reconcile(&key).await }
-        });
-    });
-}
-
-/// Queues the set that controls a pod; or, of a pod that nobody controls, every set that might adopt it.
-fn wake_owner(keys: &Queue<ObjectKey>, sets: &Informer<StatefulSet>, pod: &Pod, exists: bool) {
-    let namespace = pod.metadata.namespace.clone().unwrap_or_default();
-    match claim::controller_of(&pod.metadata) {
-        Some(owner) if owner.kind == "StatefulSet" => {
-            keys.add(ObjectKey::new(namespace, owner.name.clone()));
-        }
-        None if exists => {
-            for set in sets.in_namespace(&namespace) {
-                if labels::selects(Some(&set.spec.selector), pod.metadata.labels.as_ref()) {
-                    keys.add(ObjectKey::of(&*set));
-                }
-            }
-        }
-        Some(_) | None => {}
-    }
+    let caches: [&dyn Cache; 4] = [
+        &informers.stateful_sets,
+        &informers.pods,
+        &informers.controller_revisions,
+        &informers.persistent_volume_claims,
+    ];
+    wiring::run(
+        context,
+        ("statefulset", queue, WORKERS),
+        &caches,
+        controller,
+        |controller, key| async move { controller.reconcile(&key).await },
+    );
 }
 
 impl Controller {
@@ -145,7 +124,7 @@ impl Controller {
             return Ok(Next::Done);
         }
         let seen = self.pods.revision();
-        let pods = self.pods.in_namespace(&key.namespace);
+        let pods = self.pods_by_owner.claimable(&set.metadata);
         if !self.is_fresh(key, seen, &pods) {
             return Ok(NOT_SEEN);
         }
@@ -195,7 +174,7 @@ impl Controller {
         selector: &LabelSelector,
     ) -> Result<Option<History>, Error> {
         let api: Api<ControllerRevision> = Api::namespaced(self.client.clone(), &key.namespace);
-        let known = self.revisions.in_namespace(&key.namespace);
+        let known = self.revisions_by_owner.claimable(&set.metadata);
         let claims = claim::sort(&set.metadata, selector, &known);
         let wrote = |revision: &ControllerRevision| self.revision_writes.wrote(key, revision);
         let mut all = claim::settle(&self.sets_api(key), set, &api, claims, wrote).await?;

@@ -20,7 +20,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::{Informers, PodsByNode};
+use crate::Informers;
 
 #[derive(Default)]
 struct State {
@@ -87,8 +87,7 @@ fn start(api: &Api) -> Context {
         shutdown: CancellationToken::new(),
     };
     let informers = Informers::start(&context);
-    let by_node = PodsByNode::follow(&informers.pods);
-    super::super::start(&context, &informers, &by_node);
+    super::super::start(&context, &informers);
     context
 }
 

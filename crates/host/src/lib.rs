@@ -3,6 +3,7 @@
 //! This is the only crate that may hold `unsafe` or start a process. It decides nothing: no Kubernetes object is
 //! known here, and what callers must be able to fake is behind a trait.
 
+pub mod arp;
 pub mod cgroup;
 pub mod files;
 pub mod iptables;

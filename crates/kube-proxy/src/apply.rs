@@ -2,9 +2,11 @@
 //! the kernel holds; in doubt (at the start, after a failure, after somebody else touched it) the kernel is asked.
 
 use async_trait::async_trait;
+use host::ipvs::IpvsError;
 use host::nft::NftError;
 use host::process::ProcessError;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::plan::{Changes, Plan};
 
@@ -14,6 +16,9 @@ pub enum ApplyError {
     /// The packet filter.
     #[error("{0}")]
     Nft(#[from] NftError),
+    /// The virtual server.
+    #[error("{0}")]
+    Ipvs(#[from] IpvsError),
     /// A program.
     #[error("{0}")]
     Program(#[from] ProcessError),
@@ -27,6 +32,12 @@ pub trait Mode: Send {
 
     /// What the kernel holds may be something else than is believed.
     fn doubt(&mut self);
+
+    /// When the kernel must be looked at although nobody said that anything changed: a mode that is not told of everything
+    /// says so.
+    fn next_look(&self) -> Option<Instant> {
+        None
+    }
 
     /// Before any Service is known: a packet to one that does not exist (yet) is refused. Rules that an earlier proxy
     /// left stay as they are, since services go on while nobody can say what they are.

@@ -217,7 +217,6 @@ fn repair(held: &Held, wanted: &Chains) -> String {
             edit.jumps.push((table, format!("{chain} {matches} -j {to}")));
         }
     }
-    let ours = |name: &str| OURS.iter().any(|ours| name.starts_with(ours)) && !layout::others(name);
     let gone = held.chains.keys().filter(|(_, name)| ours(name)).filter(|chain| !wanted.contains_key(*chain));
     edit.deleted = gone.cloned().collect();
     let same = wanted.iter().all(|(chain, rules)| held.chains.get(chain) == Some(&rules.len()));
@@ -225,6 +224,11 @@ fn repair(held: &Held, wanted: &Chains) -> String {
         edit.written = wanted.clone();
     }
     edit.script()
+}
+
+/// Whether a chain is this mode's.
+pub fn ours(name: &str) -> bool {
+    OURS.iter().any(|ours| name.starts_with(ours)) && !layout::others(name)
 }
 
 #[cfg(test)]

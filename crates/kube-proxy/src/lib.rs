@@ -5,10 +5,12 @@
 //! (the pod network's work).
 
 pub mod apply;
+pub mod clean;
 pub mod conntrack;
 pub mod health;
 pub mod inputs;
 pub mod iptables;
+pub mod ipvs;
 pub mod nftables;
 pub mod plan;
 pub mod rules;
@@ -20,6 +22,7 @@ use std::time::Duration;
 
 use component::Context;
 use component::informer::{Informer, Selection};
+use host::ipvs::{Ipvs as _, IpvsError, Kernel};
 use host::nft::NftProgram;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -40,6 +43,8 @@ pub enum ProxyMode {
     Nftables,
     /// Chains of iptables, laid out as upstream's proxy does, for hosts that expect them.
     Iptables,
+    /// The kernel's virtual server, for hosts that know it: `ipvsadm` shows what it does.
+    Ipvs,
 }
 
 impl std::str::FromStr for ProxyMode {
@@ -49,7 +54,8 @@ impl std::str::FromStr for ProxyMode {
         match text {
             "nftables" | "" => Ok(Self::Nftables),
             "iptables" => Ok(Self::Iptables),
-            other => Err(format!("unknown proxy mode {other:?}: must be nftables or iptables")),
+            "ipvs" => Ok(Self::Ipvs),
+            other => Err(format!("unknown proxy mode {other:?}: must be nftables, iptables or ipvs")),
         }
     }
 }
@@ -65,6 +71,8 @@ pub struct Config {
     pub local_addresses: Vec<Ipv4Addr>,
     /// How the kernel is told.
     pub mode: ProxyMode,
+    /// What the mode `ipvs` must know.
+    pub ipvs: ipvs::Settings,
 }
 
 /// Why the proxy cannot go on. A single failed application is retried, not returned.
@@ -73,6 +81,9 @@ pub enum Error {
     /// The packet filter cannot be watched.
     #[error("cannot watch the packet filter: {0}")]
     Monitor(#[source] ApplyError),
+    /// This kernel has no virtual server.
+    #[error("--proxy-mode ipvs: {0}")]
+    Ipvs(#[source] IpvsError),
     /// Watching it came to an end.
     #[error("changes of the packet filter are no longer told")]
     MonitorEnded,
@@ -83,9 +94,17 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// Runs until shutdown. Rules stay behind: services go on when the proxy does not.
 pub async fn run(context: Context, config: Config, nft: Arc<NftProgram>) -> Result<(), Error> {
+    let ranges = config.ranges.clone();
     let mode: Box<dyn Mode> = match config.mode {
-        ProxyMode::Nftables => Box::new(nftables::Nftables::new(nft, config.ranges.clone())),
-        ProxyMode::Iptables => Box::new(iptables::Iptables::new(nft, config.ranges.clone())),
+        ProxyMode::Nftables => Box::new(nftables::Nftables::new(nft, &ranges)),
+        ProxyMode::Iptables => Box::new(iptables::Iptables::new(nft, ranges)),
+        ProxyMode::Ipvs => {
+            let (tasks, settings) = (context.tasks.clone(), config.ipvs.clone());
+            let kernel = Arc::new(Kernel::new(tasks.clone()));
+            // Without it every try would fail: that is no reason to try again.
+            kernel.prepare(settings.strict_arp).await.map_err(Error::Ipvs)?;
+            Box::new(ipvs::Ipvs::new(kernel, nft, tasks, ranges, settings))
+        }
     };
     run_with(context, config, mode).await
 }
@@ -107,6 +126,7 @@ pub async fn run_with(context: Context, config: Config, mode: Box<dyn Mode>) -> 
         stale: BTreeSet::new(),
         known: false,
         looked: false,
+        others: Some(config.mode),
         health,
     };
     let mut retry = proxy.reconcile(&inputs).await;
@@ -141,11 +161,13 @@ struct Proxy {
     known: bool,
     /// Flows of before have been looked for.
     looked: bool,
+    /// What other modes than this left is still there.
+    others: Option<ProxyMode>,
     health: health::Server,
 }
 
 impl Proxy {
-    /// Brings the kernel to what is known; a failure is logged here and the time of the next try returned.
+    /// Brings the kernel to what is known; a failure is logged here. When to look again is returned.
     async fn reconcile(&mut self, inputs: &Inputs) -> Option<Instant> {
         let outcome = match self.known {
             false => self.mode.establish().await,
@@ -167,7 +189,13 @@ impl Proxy {
                 tracing::warn!(%error, ?flow, "datagrams may still be sent to a backend that is gone");
             }
         }
-        None
+        if let Some(mode) = self.others.filter(|_| self.known) {
+            match clean::others(mode).await {
+                Ok(()) => self.others = None,
+                Err(error) => tracing::warn!(%error, "rules of another mode may be left; trying again"),
+            }
+        }
+        self.mode.next_look()
     }
 
     fn take(&mut self, inputs: &Inputs) -> Changes {

@@ -12,12 +12,14 @@ use tokio::sync::mpsc;
 
 use crate::apply::{ApplyError, Mode};
 use crate::plan::{Changes, Plan, Ranges};
-use crate::rules::{self, CLIENTS, Chain, Key, Ledger, Map, Rule, Ruleset, TABLE, Transaction, Value};
+use crate::rules::{
+    self, CLIENTS, Chain, Key, Ledger, Map, Rule, Ruleset, TABLE, Transaction, Translator, Value,
+};
 
 /// Brings the table to a plan.
 pub struct Nftables {
     nft: Arc<dyn Nft>,
-    ranges: Ranges,
+    base: Ruleset,
     ledger: Ledger,
     /// The kernel holds what the ledger says.
     sure: bool,
@@ -25,8 +27,14 @@ pub struct Nftables {
 
 impl Nftables {
     /// Nothing is read or written yet.
-    pub fn new(nft: Arc<dyn Nft>, ranges: Ranges) -> Self {
-        Self { nft, ledger: Ledger::new(&ranges), ranges, sure: false }
+    pub fn new(nft: Arc<dyn Nft>, ranges: &Ranges) -> Self {
+        Self::with(nft, Translator::Maps, ranges)
+    }
+
+    /// The same, with somebody else who translates.
+    pub fn with(nft: Arc<dyn Nft>, translator: Translator, ranges: &Ranges) -> Self {
+        let base = translator.base(ranges);
+        Self { nft, base, ledger: Ledger::new(translator, ranges), sure: false }
     }
 
     /// What the kernel should hold.
@@ -79,7 +87,7 @@ impl Mode for Nftables {
 
     async fn establish(&mut self) -> Result<(), ApplyError> {
         if self.nft.list(TABLE).await?.is_none() {
-            self.apply(&rules::difference(None, &rules::base(&self.ranges))).await?;
+            self.apply(&rules::difference(None, &self.base)).await?;
         }
         Ok(())
     }

@@ -10,21 +10,54 @@
 mod build;
 mod element;
 mod ledger;
+mod virtual_server;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
+use std::net::Ipv4Addr;
 
 pub use build::{Fragment, Shared, base, fragment};
 pub use element::{Key, MapName, Value};
 pub use ledger::Ledger;
 
-use crate::plan::{Plan, PortChange, Ranges};
+use crate::plan::{Plan, PortChange, PortName, PortPlan, Ranges};
 
 /// Name of our table in the `ip` family.
 pub const TABLE: &str = "skiff-proxy";
 
 /// Sets that the kernel fills: clients and how long they stay with a backend. What is in them is not compared.
 pub const CLIENTS: &str = "client-";
+
+/// Who translates the addresses of connections.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Translator {
+    /// Maps of the packet filter.
+    Maps,
+    /// The kernel's virtual server; the packet filter does what that one cannot. The addresses are the node's own, which
+    /// answer for more than Services.
+    VirtualServer(BTreeSet<Ipv4Addr>),
+}
+
+impl Translator {
+    /// What is there without any Service.
+    pub fn base(&self, ranges: &Ranges) -> Ruleset {
+        match self {
+            Self::Maps => base(ranges),
+            Self::VirtualServer(_) => virtual_server::base(ranges),
+        }
+    }
+
+    /// What a port needs.
+    pub fn fragment(&self, name: &PortName, plan: &PortPlan) -> Fragment {
+        match self {
+            Self::Maps => fragment(name, plan),
+            Self::VirtualServer(own) => virtual_server::fragment(name, plan, own),
+        }
+    }
+}
+
+/// Sets that another translator does not need.
+const SETS: [MapName; 3] = [MapName::Refused, MapName::Held, MapName::Served];
 
 /// A rule set: what the kernel holds, or what it should.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -91,7 +124,7 @@ fn fingerprint(text: &str) -> String {
 
 /// Builds the complete rule set of a plan.
 pub fn build(plan: &Plan, ranges: &Ranges) -> Ruleset {
-    let mut ledger = Ledger::new(ranges);
+    let mut ledger = Ledger::new(Translator::Maps, ranges);
     for (name, port) in &plan.ports {
         let change = PortChange { old: None, new: Some(port.clone()) };
         ledger.apply(&[(name.clone(), change)].into());
@@ -152,7 +185,8 @@ impl Transaction {
             }
         }
         for map in maps {
-            let what = if map.starts_with(CLIENTS) { "set" } else { "map" };
+            let is_set = map.starts_with(CLIENTS) || SETS.iter().any(|set| set.to_string() == map);
+            let what = if is_set { "set" } else { "map" };
             line(&mut self.after, format_args!("delete {what} ip {TABLE} {map}"));
         }
     }

@@ -58,6 +58,7 @@ pub async fn run(flags: AgentFlags, shutdown: CancellationToken) -> Result<()> {
     let proxy = kube_proxy::Config {
         node_name: flags.node.name()?,
         mode: kube_proxy::ProxyMode::default(),
+        ipvs: kube_proxy::ipvs::Settings::default(),
         ranges: Ranges { pods: flags.node.cluster_cidr.clone(), services: flags.service_cidr.clone() },
         local_addresses: vec![flags.node.cluster_dns],
     };

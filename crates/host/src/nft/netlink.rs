@@ -5,10 +5,14 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
-use rustix::net::netlink::{self, SocketAddrNetlink};
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, sockopt};
+use rustix::net::netlink::NETFILTER;
+use rustix::net::{RecvFlags, SocketFlags};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+
+use crate::netlink::{
+    self, ACK, CREATE, Message, NESTED, REQUEST, Socket, attribute, attributes, messages, text,
+};
 
 /// What happens to an element of a map or set.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,84 +55,31 @@ const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
 const NEW_ELEMENTS: u16 = SUBSYSTEM << 8 | 12;
 const DELETE_ELEMENTS: u16 = SUBSYSTEM << 8 | 14;
-const ERROR: u16 = 2;
-const REQUEST: u16 = 1;
-const ACK: u16 = 4;
-const CREATE: u16 = 0x400;
-const NESTED: u16 = 0x8000;
-const HEADER: usize = 16;
 /// Elements in one message: an attribute's length is 16 bits.
 const ELEMENTS: usize = 300;
-/// Room for what the kernel says while nobody listens.
-const BUFFER: usize = 32 << 20;
 /// The group of those who are told of every change of the packet filter.
 const CHANGES: u32 = 1 << 6;
 
-fn socket(groups: u32, flags: SocketFlags) -> io::Result<OwnedFd> {
-    let socket = rustix::net::socket_with(
-        AddressFamily::NETLINK,
-        SocketType::RAW,
-        SocketFlags::CLOEXEC | flags,
-        Some(netlink::NETFILTER),
-    )?;
-    sockopt::set_socket_recv_buffer_size_force(&socket, BUFFER)?;
-    rustix::net::bind(&socket, &SocketAddrNetlink::new(0, groups))?;
-    Ok(socket)
-}
-
 /// A connection to the packet filter of the network namespace that it was opened in.
-pub struct Connection {
-    socket: OwnedFd,
-    port: u32,
-}
+pub struct Connection(Socket);
 
 impl Connection {
     /// Opens one.
     pub fn open() -> io::Result<Self> {
-        let socket = socket(0, SocketFlags::empty())?;
-        let address = SocketAddrNetlink::try_from(rustix::net::getsockname(&socket)?)?;
-        Ok(Self { socket, port: address.pid() })
+        Socket::open(Some(NETFILTER)).map(Self)
     }
 
     /// By what name the kernel tells others of our changes.
     pub fn port(&self) -> u32 {
-        self.port
+        self.0.port()
     }
 
     /// Changes elements of a table of the `ip` family in the given order, all of them or none. The kernel works while
     /// this call lasts.
     pub fn change(&self, table: &str, changes: &[ElementChange]) -> io::Result<()> {
         let (batch, last) = batch(table, changes);
-        sockopt::set_socket_send_buffer_size_force(&self.socket, batch.len() * 2 + (1 << 16))?;
-        let sent = rustix::net::send(&self.socket, &batch, SendFlags::empty())?;
-        if sent != batch.len() {
-            return Err(io::ErrorKind::WriteZero.into());
-        }
-        self.answers(last)
-    }
-
-    /// Every message is answered before the call that sent it returns; the first bad answer counts.
-    fn answers(&self, last: u32) -> io::Result<()> {
-        let mut buffer = vec![0; 1 << 17];
-        let (mut outcome, mut complete) = (Ok(()), false);
-        loop {
-            let (length, _) = match rustix::net::recv(&self.socket, &mut buffer, RecvFlags::DONTWAIT) {
-                Ok(received) => received,
-                Err(rustix::io::Errno::AGAIN) => break,
-                Err(error) => return Err(error.into()),
-            };
-            for message in messages(&buffer[..length]).filter(|message| message.kind == ERROR) {
-                let code = message.body.first_chunk().map_or(0, |code| i32::from_ne_bytes(*code));
-                complete |= message.sequence == last || code != 0;
-                if code != 0 && outcome.is_ok() {
-                    outcome = Err(io::Error::from_raw_os_error(-code));
-                }
-            }
-        }
-        match complete {
-            true => outcome,
-            false => Err(io::Error::other("the packet filter did not answer")),
-        }
+        self.0.send(&batch)?;
+        self.0.answers(last).map_err(|refused| refused.source)
     }
 }
 
@@ -185,10 +136,6 @@ fn verdict_body(out: &mut Vec<u8>, verdict: &Verdict) {
     }
 }
 
-fn text(out: &mut Vec<u8>, text: &str) {
-    out.extend(text.bytes().chain([0]));
-}
-
 fn message(
     out: &mut Vec<u8>,
     kind: u16,
@@ -197,49 +144,11 @@ fn message(
     (family, resource): (u8, u16),
     body: impl FnOnce(&mut Vec<u8>),
 ) {
-    let start = out.len();
-    out.extend([0; 4]);
-    out.extend(kind.to_ne_bytes());
-    out.extend(flags.to_ne_bytes());
-    out.extend(sequence.to_ne_bytes());
-    out.extend([0; 4]);
-    out.extend([family, 0]);
-    out.extend(resource.to_be_bytes());
-    body(out);
-    let length = u32::try_from(out.len() - start).expect("a message is at most some 64 KiB");
-    out[start..start + 4].copy_from_slice(&length.to_ne_bytes());
-}
-
-fn attribute(out: &mut Vec<u8>, kind: u16, body: impl FnOnce(&mut Vec<u8>)) {
-    let start = out.len();
-    out.extend([0; 2]);
-    out.extend(kind.to_ne_bytes());
-    body(out);
-    let length = u16::try_from(out.len() - start).expect("so many elements fit into an attribute");
-    out[start..start + 2].copy_from_slice(&length.to_ne_bytes());
-    out.resize(out.len().next_multiple_of(4), 0);
-}
-
-struct Message<'a> {
-    kind: u16,
-    sequence: u32,
-    port: u32,
-    body: &'a [u8],
-}
-
-/// The messages in what was received; one that was cut off ends at its cut.
-fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
-    std::iter::from_fn(move || {
-        let header: &[u8; HEADER] = bytes.first_chunk()?;
-        let word =
-            |at: usize| u32::from_ne_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
-        let length = usize::try_from(word(0)).ok().filter(|length| *length >= HEADER)?;
-        let (kind, sequence, port) = (u16::from_ne_bytes([header[4], header[5]]), word(8), word(12));
-        let end = length.min(bytes.len());
-        let body = &bytes[HEADER..end];
-        bytes = &bytes[length.next_multiple_of(4).min(bytes.len())..];
-        Some(Message { kind, sequence, port, body })
-    })
+    netlink::message(out, kind, flags, sequence, |out| {
+        out.extend([family, 0]);
+        out.extend(resource.to_be_bytes());
+        body(out);
+    });
 }
 
 /// A change that somebody made.
@@ -260,7 +169,7 @@ pub struct Monitor {
 impl Monitor {
     /// Listens from now on.
     pub fn open() -> io::Result<Self> {
-        let socket = socket(CHANGES, SocketFlags::NONBLOCK)?;
+        let socket = netlink::bound(Some(NETFILTER), CHANGES, SocketFlags::NONBLOCK)?;
         Ok(Self { socket: crate::process::watch(socket)?, buffer: vec![0; 1 << 17] })
     }
 
@@ -279,15 +188,13 @@ impl Monitor {
 /// In every message about a table or what is in it, the table's name is the attribute of kind 1.
 fn touches(bytes: &[u8]) -> Vec<Touch> {
     let touch = |message: Message<'_>| {
-        let (general, attributes) = message.body.split_first_chunk::<4>()?;
-        let [length_low, length_high, kind_low, kind_high, rest @ ..] = attributes else { return None };
-        let length = usize::from(u16::from_ne_bytes([*length_low, *length_high])).checked_sub(4)?;
-        let is_name = u16::from_ne_bytes([*kind_low, *kind_high]) == 1;
+        let (general, rest) = message.body.split_first_chunk::<4>()?;
+        let (kind, name) = attributes(rest).next()?;
         let about_elements_or_rules = message.kind >> 8 == SUBSYSTEM && message.kind != SUBSYSTEM << 8 | 15;
-        if !is_name || general[0] != IPV4 || !about_elements_or_rules {
+        if kind != 1 || general[0] != IPV4 || !about_elements_or_rules {
             return None;
         }
-        let name = rest.get(..length)?.split(|byte| *byte == 0).next()?;
+        let name = name.split(|byte| *byte == 0).next()?;
         Some(Touch { by: message.port, table: String::from_utf8_lossy(name).into_owned() })
     };
     messages(bytes).filter_map(touch).collect()

@@ -12,7 +12,15 @@ use crate::plan::{Access, Backend, Frontend, PortName, PortPlan, Ranges, Reach};
 
 /// Tells connections through a node port or an external address apart when they leave; a bit of the connection's mark,
 /// other bits are kept.
-const MARK: &str = "0x4000";
+pub(super) const MARK: &str = "0x4000";
+
+/// Where the chains hang that new connections meet.
+pub(super) const PREROUTING: &str = "type nat hook prerouting priority -100;";
+pub(super) const OUTPUT: &str = "type nat hook output priority -100;";
+pub(super) const POSTROUTING: &str = "type nat hook postrouting priority 100;";
+/// Where packets are refused.
+pub(super) const FORWARD: &str = "type filter hook forward priority 0;";
+pub(super) const OWN: &str = "type filter hook output priority 0;";
 
 /// A map or chain that Services share: it is there as long as one needs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -114,14 +122,7 @@ impl Fragment {
         access: &Access,
         sticky: Option<&Sticky<'_>>,
     ) {
-        let (key, inside, outside) = match frontend {
-            Frontend::Address(address, protocol, port) => {
-                (Key::Address(address, protocol, port), Family::Service, Family::ServiceLocal)
-            }
-            Frontend::NodePort(protocol, port) => {
-                (Key::Node(protocol, port), Family::Node, Family::NodeLocal)
-            }
-        };
+        let (key, inside, outside) = places(frontend);
         if access.reach == Reach::ClusterIp {
             match plan.backends(access) {
                 // Elsewhere there are some: whoever asks here asks in vain, but the Service is not gone.
@@ -148,7 +149,7 @@ impl Fragment {
         }
     }
 
-    fn verdict(&mut self, family: Family, key: Key, verdict: Value) {
+    pub(super) fn verdict(&mut self, family: Family, key: Key, verdict: Value) {
         self.elements.insert((MapName::Frontends(family), key), verdict);
     }
 
@@ -161,14 +162,19 @@ impl Fragment {
         mark: bool,
         sticky: Option<&Sticky<'_>>,
     ) {
-        for (address, _) in backends {
-            self.elements.insert((MapName::Hairpin, Key::Pair(*address, *address)), Value::Nothing);
-        }
+        self.hairpin(backends);
         let chain = match sticky {
             Some(sticky) => self.stick(sticky, backends, mark),
             None => self.draw(family, key, backends, mark),
         };
         self.verdict(family, key, Value::Goto(chain.into()));
+    }
+
+    /// These may meet themselves.
+    pub(super) fn hairpin(&mut self, backends: &[Backend]) {
+        for (address, _) in backends {
+            self.elements.insert((MapName::Hairpin, Key::Pair(*address, *address)), Value::Nothing);
+        }
     }
 
     /// A chain that draws one of `backends`, which are in the slots' maps.
@@ -216,7 +222,7 @@ impl Fragment {
     }
 
     /// Only some clients are answered at a load balancer's address.
-    fn restrict(&mut self, name: &PortName, key: Key, address: Ipv4Addr, access: &Access) {
+    pub(super) fn restrict(&mut self, name: &PortName, key: Key, address: Ipv4Addr, access: &Access) {
         let identity = fingerprint(&format!("{name} {}", name.protocol.name()));
         let chain = format!("sources-{identity}-{address}");
         let allowed = access.sources.iter().map(|network| format!("ip saddr {network} return"));
@@ -225,22 +231,39 @@ impl Fragment {
     }
 }
 
+/// The key of a frontend, and the families of its maps: for who is inside, and for who is outside.
+pub(super) fn places(frontend: Frontend) -> (Key, Family, Family) {
+    match frontend {
+        Frontend::Address(address, protocol, port) => {
+            (Key::Address(address, protocol, port), Family::Service, Family::ServiceLocal)
+        }
+        Frontend::NodePort(protocol, port) => (Key::Node(protocol, port), Family::Node, Family::NodeLocal),
+    }
+}
+
 /// What is there without any Service.
 pub fn base(ranges: &Ranges) -> Ruleset {
+    assemble([MapName::Hairpin, MapName::Refused, MapName::Restricted], chains(ranges))
+}
+
+/// Maps beside those of the frontends, and chains: their names, hooks and rules.
+pub(super) fn assemble<'a>(
+    maps: impl IntoIterator<Item = MapName>,
+    chains: impl IntoIterator<Item = (&'a str, &'a str, Vec<String>)>,
+) -> Ruleset {
     let mut ruleset = Ruleset::default();
-    let mut maps = vec![MapName::Hairpin, MapName::Refused, MapName::Restricted];
-    maps.extend(Family::ALL.map(MapName::Frontends));
-    for map in maps {
+    for map in maps.into_iter().chain(Family::ALL.map(MapName::Frontends)) {
         ruleset.maps.insert(map.to_string(), super::Map { kind: map.kind(), elements: BTreeMap::new() });
     }
-    for (name, hook, rules) in chains(ranges) {
+    for (name, hook, rules) in chains {
         let chain = Chain { hook: hook.to_owned(), ..Chain::plain(rules) };
         ruleset.chains.insert(name.to_owned(), chain);
     }
     ruleset
 }
 
-fn chains(Ranges { pods, services }: &Ranges) -> [(&'static str, &'static str, Vec<String>); 5] {
+/// What new connections meet: those that come in, and the node's own.
+pub(super) fn lookups(Ranges { pods, .. }: &Ranges) -> (Vec<String>, Vec<String>) {
     let key = Family::Service.key().1;
     let find = |family: Family, who: &str| {
         let (to, key) = match family {
@@ -261,6 +284,22 @@ fn chains(Ranges { pods, services }: &Ranges) -> [(&'static str, &'static str, V
         find(Family::NodeLocal, &outside),
         find(Family::Node, ""),
     ];
+    (incoming, own)
+}
+
+/// Pods reach the outside under the node's address.
+pub(super) fn leave(Ranges { pods, services }: &Ranges) -> String {
+    format!("ip saddr {pods} ip daddr != {pods} ip daddr != {services} fib daddr type != local masquerade")
+}
+
+/// What is in the service range but not on this node.
+pub(super) fn not_here(Ranges { services, .. }: &Ranges) -> String {
+    format!("ip daddr {services} fib daddr type != local reject")
+}
+
+fn chains(ranges: &Ranges) -> [(&'static str, &'static str, Vec<String>); 5] {
+    let Ranges { pods, services } = ranges;
+    let (incoming, own) = lookups(ranges);
     // Before the connection is translated back, the original destination says whether it came through a service.
     let through_service = format!("ct status dnat ct original ip daddr {services}");
     let masquerade = vec![
@@ -269,23 +308,20 @@ fn chains(Ranges { pods, services }: &Ranges) -> [(&'static str, &'static str, V
         format!("ct status dnat ip saddr . ip daddr @{} masquerade", MapName::Hairpin),
         // Replies to a client outside must come back through the node that translated.
         format!("ct status dnat ct mark and {MARK} == {MARK} ip saddr != {pods} masquerade"),
-        // Pods reach the outside under the node's address.
-        format!(
-            "ip saddr {pods} ip daddr != {pods} ip daddr != {services} fib daddr type != local masquerade"
-        ),
+        leave(ranges),
     ];
-    let refused = format!("{key} @{} fib daddr type != local", MapName::Refused);
+    let refused = format!("{} @{} fib daddr type != local", Family::Service.key().1, MapName::Refused);
     let refuse = vec![
-        format!("ip daddr {services} fib daddr type != local reject"),
+        not_here(ranges),
         // The kernel says less by ICMP to a client whose packets come the way that they would go.
         format!("meta l4proto tcp {refused} reject with tcp reset"),
         format!("{refused} reject"),
     ];
     [
-        ("translate-in", "type nat hook prerouting priority -100;", incoming),
-        ("translate-out", "type nat hook output priority -100;", own),
-        ("masquerade-out", "type nat hook postrouting priority 100;", masquerade),
-        ("refuse-forwarded", "type filter hook forward priority 0;", refuse.clone()),
-        ("refuse-own", "type filter hook output priority 0;", refuse),
+        ("translate-in", PREROUTING, incoming),
+        ("translate-out", OUTPUT, own),
+        ("masquerade-out", POSTROUTING, masquerade),
+        ("refuse-forwarded", FORWARD, refuse.clone()),
+        ("refuse-own", OWN, refuse),
     ]
 }

@@ -15,6 +15,10 @@ pub enum MapName {
     Refused,
     /// Addresses that answer only some clients, and the chains that say which.
     Restricted,
+    /// Addresses that the node holds for the kernel's virtual server.
+    Held,
+    /// What the virtual server answers at them.
+    Served,
     /// Addresses or node ports, and the chains that choose their backends.
     Frontends(Family),
     /// The K-th backend of each address or node port.
@@ -65,7 +69,8 @@ impl MapName {
     pub fn kind(self) -> String {
         match self {
             Self::Hairpin => "ipv4_addr . ipv4_addr".to_owned(),
-            Self::Refused => Family::Service.key().0.to_owned(),
+            Self::Refused | Self::Served => Family::Service.key().0.to_owned(),
+            Self::Held => "ipv4_addr".to_owned(),
             Self::Restricted => format!("{} : verdict", Family::Service.key().0),
             Self::Frontends(family) => format!("{} : verdict", family.key().0),
             Self::Slot(family, _) => format!("{} : ipv4_addr . inet_service", family.key().0),
@@ -79,6 +84,8 @@ impl fmt::Display for MapName {
             Self::Hairpin => write!(formatter, "hairpin"),
             Self::Refused => write!(formatter, "refused"),
             Self::Restricted => write!(formatter, "restricted"),
+            Self::Held => write!(formatter, "held"),
+            Self::Served => write!(formatter, "served"),
             Self::Frontends(family) => write!(formatter, "{}-frontends", family.prefix()),
             Self::Slot(family, slot) => write!(formatter, "{}-slot-{slot}", family.prefix()),
         }
@@ -94,6 +101,8 @@ pub enum Key {
     Node(Protocol, u16),
     /// A source and a destination.
     Pair(Ipv4Addr, Ipv4Addr),
+    /// An address with all its ports.
+    Host(Ipv4Addr),
 }
 
 impl Key {
@@ -107,6 +116,7 @@ impl Key {
                 Some(protocol) => Some(Self::Node(protocol, other.parse().ok()?)),
                 None => Some(Self::Pair(one.parse().ok()?, other.parse().ok()?)),
             },
+            [address] => Some(Self::Host(address.parse().ok()?)),
             _ => None,
         }
     }
@@ -123,6 +133,7 @@ impl Key {
                 vec![protocol.number(), 0, 0, 0, port[0], port[1], 0, 0]
             }
             Self::Pair(one, other) => [one.octets(), other.octets()].concat(),
+            Self::Host(address) => address.octets().to_vec(),
         }
     }
 }

@@ -5,13 +5,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{Chain, Fragment, Key, Map, MapName, Ruleset, Shared, Transaction, Value, base, fragment};
-use crate::plan::{Changes, PortName, Ranges};
+use super::{Chain, Fragment, Key, Map, MapName, Ruleset, Shared, Transaction, Translator, Value};
+use crate::plan::{Changes, PortName, PortPlan, Ranges};
 
 type Element = (MapName, Key);
 
 /// The rule set that is wanted, by who wants it.
 pub struct Ledger {
+    translator: Translator,
     base: Ruleset,
     /// Claims in the order of their owners; never empty.
     elements: BTreeMap<Element, Vec<(Arc<PortName>, Value)>>,
@@ -32,9 +33,10 @@ struct Touched {
 
 impl Ledger {
     /// Without any Service.
-    pub fn new(ranges: &Ranges) -> Self {
+    pub fn new(translator: Translator, ranges: &Ranges) -> Self {
         Self {
-            base: base(ranges),
+            base: translator.base(ranges),
+            translator,
             elements: BTreeMap::new(),
             shared: BTreeMap::new(),
             chains: BTreeMap::new(),
@@ -46,7 +48,9 @@ impl Ledger {
     pub fn apply(&mut self, changes: &Changes) -> Transaction {
         let mut touched = Touched::default();
         for (name, change) in changes {
-            let of = |plan: &Option<_>| plan.as_ref().map(|plan| fragment(name, plan)).unwrap_or_default();
+            let of = |plan: &Option<PortPlan>| {
+                plan.as_ref().map(|plan| self.translator.fragment(name, plan)).unwrap_or_default()
+            };
             let (old, new) = (of(&change.old), of(&change.new));
             self.remember(&mut touched, &old);
             self.remember(&mut touched, &new);

@@ -52,7 +52,7 @@ fn change(service: &str, old: Option<&PortPlan>, new: Option<&PortPlan>) -> Chan
 #[test]
 fn an_endpoint_that_is_replaced_changes_elements_alone() {
     let (old, new) = (port(9, &[1, 2], &[], false), port(9, &[1, 3], &[], false));
-    let mut ledger = Ledger::new(&ranges());
+    let mut ledger = Ledger::new(Translator::Maps, &ranges());
     ledger.apply(&change("web", None, Some(&old)));
     let transaction = ledger.apply(&change("web", Some(&old), Some(&new)));
     assert_eq!((transaction.before.as_str(), transaction.after.as_str()), ("", ""));
@@ -72,7 +72,7 @@ fn steps_lead_to_the_same_rules_as_a_fresh_start() {
         ("a", port(9, &[2, 7, 8], &[8], true)),
         ("c", port(7, &[1, 2, 3, 4, 5], &[], true)),
     ];
-    let (mut ledger, mut plan) = (Ledger::new(&ranges()), Plan::default());
+    let (mut ledger, mut plan) = (Ledger::new(Translator::Maps, &ranges()), Plan::default());
     for (service, port) in steps {
         let old = plan.ports.insert(name(service), port.clone());
         ledger.apply(&change(service, old.as_ref(), Some(&port)));
@@ -88,7 +88,7 @@ fn steps_lead_to_the_same_rules_as_a_fresh_start() {
 fn the_first_by_name_has_what_two_claim() {
     let (mine, other) = (port(9, &[1], &[], false), port(9, &[2], &[], false));
     let frontend = Key::Address(Ipv4Addr::new(10, 43, 0, 9), Protocol::Tcp, 80);
-    let mut ledger = Ledger::new(&ranges());
+    let mut ledger = Ledger::new(Translator::Maps, &ranges());
     let mut answering = |changes| {
         ledger.apply(&changes);
         ledger.ruleset().maps["service-slot-0"].elements[&frontend].clone()

@@ -1,8 +1,32 @@
 //! The rules on a real kernel, with real packets, in a network namespace without a way out, in every mode of the proxy.
 //! Needs root, nft and iptables; without them the tests say loudly that they were skipped, unless
-//! SKIFF_REQUIRE_CONTAINERD demands the real parts.
+//! SKIFF_REQUIRE_CONTAINERD demands the real parts. The mode `ipvs` needs a kernel that has IPVS, which `make vm-test`
+//! boots; SKIFF_REQUIRE_IPVS demands it.
+
+/// A scenario in every mode: tests of their own, so that a kernel that lacks a mode says of which it did.
+macro_rules! every_mode {
+    ($scenario:ident) => {
+        mod $scenario {
+            #[test]
+            fn nftables() {
+                crate::isolated_in(kube_proxy::ProxyMode::Nftables, super::$scenario);
+            }
+
+            #[test]
+            fn iptables() {
+                crate::isolated_in(kube_proxy::ProxyMode::Iptables, super::$scenario);
+            }
+
+            #[test]
+            fn ipvs() {
+                crate::isolated_in(kube_proxy::ProxyMode::Ipvs, super::$scenario);
+            }
+        }
+    };
+}
 
 mod health;
+mod ipvs;
 mod packets;
 mod pods;
 mod policies;
@@ -13,24 +37,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use host::ipvs::{Ipvs as _, IpvsError, Kernel};
 use host::network::{self, Held};
 use host::nft::NftProgram;
 use kube_proxy::ProxyMode;
 use kube_proxy::apply::Mode;
 use kube_proxy::conntrack;
 use kube_proxy::iptables::Iptables;
+use kube_proxy::ipvs::{Ipvs, Settings};
 use kube_proxy::nftables::Nftables;
 use kube_proxy::plan::{
     Access, Backend, Changes, Frontend, Plan, PortChange, PortName, PortPlan, Protocol, Ranges, Reach,
 };
 use tokio_util::task::TaskTracker;
-
-/// Runs a scenario in every mode, each in a namespace of its own.
-fn isolated(scenario: impl AsyncFn(World)) {
-    for mode in [ProxyMode::Nftables, ProxyMode::Iptables] {
-        isolated_in(mode, &scenario);
-    }
-}
 
 /// Runs a scenario on this thread, which has moved into a namespace of its own with the ranges held.
 fn isolated_in(mode: ProxyMode, scenario: impl AsyncFn(World)) {
@@ -52,8 +71,24 @@ fn isolated_in(mode: ProxyMode, scenario: impl AsyncFn(World)) {
         };
         network::hold(&held).await.unwrap();
         network::hold(&held).await.expect("holding twice is holding");
+        if mode == ProxyMode::Ipvs && !has_ipvs().await {
+            return;
+        }
         scenario(World::new(mode)).await;
     });
+}
+
+/// Whether the kernel can do it. A test that cannot run says so, unless the environment demands that it runs.
+async fn has_ipvs() -> bool {
+    match Kernel::new(TaskTracker::new()).prepare(false).await {
+        Ok(()) => true,
+        Err(error @ IpvsError::Absent { .. }) => {
+            assert!(std::env::var_os("SKIFF_REQUIRE_IPVS").is_none(), "{error}");
+            eprintln!("SKIPPED: {error}; `make vm-test` runs this on a kernel that has it");
+            false
+        }
+        Err(error) => panic!("{error}"),
+    }
 }
 
 fn ranges() -> Ranges {
@@ -71,8 +106,13 @@ impl World {
     fn new(kind: ProxyMode) -> Self {
         let nft = Arc::new(NftProgram::new(TaskTracker::new()));
         let mode: Box<dyn Mode> = match kind {
-            ProxyMode::Nftables => Box::new(Nftables::new(nft.clone(), ranges())),
+            ProxyMode::Nftables => Box::new(Nftables::new(nft.clone(), &ranges())),
             ProxyMode::Iptables => Box::new(Iptables::new(nft.clone(), ranges())),
+            ProxyMode::Ipvs => {
+                let kernel = Arc::new(Kernel::new(TaskTracker::new()));
+                let settings = Settings::default();
+                Box::new(Ipvs::new(kernel, nft.clone(), TaskTracker::new(), ranges(), settings))
+            }
         };
         Self { kind, nft, mode, plan: Plan::default() }
     }

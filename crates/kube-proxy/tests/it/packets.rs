@@ -16,7 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
-use crate::{World, isolated, isolated_in, plan, ranges, service};
+use crate::{World, isolated_in, plan, ranges, service};
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -53,37 +53,33 @@ async fn holds(world: &World, plan: &Plan) -> rules::Transaction {
     rules::difference(read(&listing).as_ref(), &rules::build(plan, &ranges()))
 }
 
-#[test]
-fn connections_spread_over_all_backends_and_node_ports_lead_to_them_too() {
-    isolated(async |mut world| {
-        backends(3).await;
-        let web = service(9, 3);
-        let node_port = crate::port(Frontend::NodePort(Protocol::Tcp, 30080), web.cluster.clone());
-        world.apply(&plan([web, node_port])).await;
-        for address in [at(9), (Ipv4Addr::new(10, 42, 0, 1), 30080).into()] {
-            let mut seen = BTreeSet::new();
-            for _ in 0..60 {
-                seen.insert(ask(address).await.unwrap());
-            }
-            assert_eq!(seen, BTreeSet::from([1, 2, 3]), "60 connections to {address}");
+every_mode!(connections_spread_over_all_backends_and_node_ports_lead_to_them_too);
+async fn connections_spread_over_all_backends_and_node_ports_lead_to_them_too(mut world: World) {
+    backends(3).await;
+    let web = service(9, 3);
+    let node_port = crate::port(Frontend::NodePort(Protocol::Tcp, 30080), web.cluster.clone());
+    world.apply(&plan([web, node_port])).await;
+    for address in [at(9), (Ipv4Addr::new(10, 42, 0, 1), 30080).into()] {
+        let mut seen = BTreeSet::new();
+        for _ in 0..60 {
+            seen.insert(ask(address).await.unwrap());
         }
-    });
+        assert_eq!(seen, BTreeSet::from([1, 2, 3]), "60 connections to {address}");
+    }
 }
 
-#[test]
-fn what_nothing_answers_is_refused_at_once() {
-    isolated(async |mut world| {
-        world.apply(&plan([service(8, 0)])).await;
-        for last in [8, 9] {
-            let refused = ask(at(last)).await.unwrap_err();
-            assert_eq!(refused.kind(), ErrorKind::ConnectionRefused, "{last}: {refused}");
-        }
-        let unreachable = ask((Ipv4Addr::new(10, 42, 7, 7), 80).into()).await.unwrap_err();
-        assert!(
-            matches!(unreachable.kind(), ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable),
-            "a pod address of another node stays here: {unreachable}"
-        );
-    });
+every_mode!(what_nothing_answers_is_refused_at_once);
+async fn what_nothing_answers_is_refused_at_once(mut world: World) {
+    world.apply(&plan([service(8, 0)])).await;
+    for last in [8, 9] {
+        let refused = ask(at(last)).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::ConnectionRefused, "{last}: {refused}");
+    }
+    let unreachable = ask((Ipv4Addr::new(10, 42, 7, 7), 80).into()).await.unwrap_err();
+    assert!(
+        matches!(unreachable.kind(), ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable),
+        "a pod address of another node stays here: {unreachable}"
+    );
 }
 
 fn sticky(last: u8, count: u8) -> PortPlan {
@@ -112,52 +108,52 @@ fn a_change_is_a_difference_and_leads_to_the_same_rules_as_a_fresh_start() {
     });
 }
 
-#[test]
-fn what_others_delete_is_noticed_and_put_back() {
-    isolated(async |mut world| {
-        backends(2).await;
-        let mut touched = world.mode.monitor().unwrap();
-        let plan = plan([service(9, 2)]);
+every_mode!(what_others_delete_is_noticed_and_put_back);
+async fn what_others_delete_is_noticed_and_put_back(mut world: World) {
+    backends(2).await;
+    let mut touched = world.mode.monitor().unwrap();
+    let plan = plan([service(9, 2)]);
+    world.apply(&plan).await;
+    let nft: &[&[&str]] = &[
+        &["delete", "table", "ip", TABLE],
+        &["flush", "map", "ip", TABLE, "service-frontends"],
+        &["flush", "chain", "ip", TABLE, "translate-out"],
+        &[
+            "add",
+            "element",
+            "ip",
+            TABLE,
+            "service-frontends",
+            "{ 10.43.0.77 . tcp . 99 : goto service-pick-2 }",
+        ],
+        &["add", "element", "ip", TABLE, "service-frontends", "{ 10.43.0.77 . icmp . 99 : accept }"],
+    ];
+    let iptables: &[&[&str]] = &[
+        &["-t", "nat", "-F", "KUBE-SERVICES"],
+        &["-t", "nat", "-D", "OUTPUT", "1"],
+        &["-t", "nat", "-F"],
+        &["-t", "nat", "-N", "KUBE-SVC-AAAAAAAAAAAAAAAA"],
+    ];
+    let ipvs: &[&[&str]] = &[&["delete", "table", "ip", TABLE], &["flush", "set", "ip", TABLE, "served"]];
+    let (program, damages) = match world.kind {
+        ProxyMode::Nftables => ("nft", nft),
+        ProxyMode::Ipvs => ("nft", ipvs),
+        ProxyMode::Iptables => ("iptables", iptables),
+    };
+    assert!(touched.try_recv().is_err(), "what the proxy does itself is no news");
+    for damage in damages {
+        process::run(program, damage).await.unwrap();
+        timeout(PATIENCE, touched.recv())
+            .await
+            .unwrap_or_else(|_| panic!("the monitor tells of {damage:?}"))
+            .expect("the monitor lives");
+        world.mode.doubt();
         world.apply(&plan).await;
-        let nft: &[&[&str]] = &[
-            &["delete", "table", "ip", TABLE],
-            &["flush", "map", "ip", TABLE, "service-frontends"],
-            &["flush", "chain", "ip", TABLE, "translate-out"],
-            &[
-                "add",
-                "element",
-                "ip",
-                TABLE,
-                "service-frontends",
-                "{ 10.43.0.77 . tcp . 99 : goto service-pick-2 }",
-            ],
-            &["add", "element", "ip", TABLE, "service-frontends", "{ 10.43.0.77 . icmp . 99 : accept }"],
-        ];
-        let iptables: &[&[&str]] = &[
-            &["-t", "nat", "-F", "KUBE-SERVICES"],
-            &["-t", "nat", "-D", "OUTPUT", "1"],
-            &["-t", "nat", "-F"],
-            &["-t", "nat", "-N", "KUBE-SVC-AAAAAAAAAAAAAAAA"],
-        ];
-        let (program, damages) = match world.kind {
-            ProxyMode::Nftables => ("nft", nft),
-            ProxyMode::Iptables => ("iptables", iptables),
-        };
-        assert!(touched.try_recv().is_err(), "what the proxy does itself is no news");
-        for damage in damages {
-            process::run(program, damage).await.unwrap();
-            timeout(PATIENCE, touched.recv())
-                .await
-                .unwrap_or_else(|_| panic!("the monitor tells of {damage:?}"))
-                .expect("the monitor lives");
-            world.mode.doubt();
-            world.apply(&plan).await;
-            assert!(ask(at(9)).await.is_ok(), "after {damage:?}");
-            if world.kind == ProxyMode::Nftables {
-                assert!(holds(&world, &plan).await.is_empty(), "after {damage:?}");
-            }
+        assert!(ask(at(9)).await.is_ok(), "after {damage:?}");
+        if world.kind == ProxyMode::Nftables {
+            assert!(holds(&world, &plan).await.is_empty(), "after {damage:?}");
         }
-    });
+    }
 }
 
 /// Nobody told of the damage yet: the change that meets it repairs it too.

@@ -19,7 +19,9 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::{isolated, plan, port};
+use kube_proxy::ProxyMode;
+
+use crate::{World, plan, port};
 
 const PATIENCE: Duration = Duration::from_secs(5);
 /// What a silent network is given before its silence counts.
@@ -170,26 +172,24 @@ pub fn address(port: u16, protocol: Protocol) -> Frontend {
     Frontend::Address(SERVICE, protocol, port)
 }
 
-#[test]
-fn a_pod_reaches_a_service_and_through_it_itself() {
-    isolated(async |mut world| {
-        let site = site().await;
-        serve(&site.pods[0], 1).await;
-        serve(&site.pods[1], 2).await;
-        world.apply(&plan([port(address(80, Protocol::Tcp), target([1, 2], 8080))])).await;
-        let seen = site.pods[0]
-            .run(async {
-                let mut seen = BTreeSet::new();
-                for _ in 0..40 {
-                    seen.insert(ask(at(SERVICE, 80)).await.unwrap());
-                }
-                seen
-            })
-            .await;
-        // Another pod sees who asks; the pod itself must not see its own address, or it would answer itself directly.
-        let (other, itself) = ((2, IpAddr::V4(pod(1))), (1, GATEWAY.parse().unwrap()));
-        assert_eq!(seen, BTreeSet::from([other, itself]));
-    });
+every_mode!(a_pod_reaches_a_service_and_through_it_itself);
+async fn a_pod_reaches_a_service_and_through_it_itself(mut world: World) {
+    let site = site().await;
+    serve(&site.pods[0], 1).await;
+    serve(&site.pods[1], 2).await;
+    world.apply(&plan([port(address(80, Protocol::Tcp), target([1, 2], 8080))])).await;
+    let seen = site.pods[0]
+        .run(async {
+            let mut seen = BTreeSet::new();
+            for _ in 0..40 {
+                seen.insert(ask(at(SERVICE, 80)).await.unwrap());
+            }
+            seen
+        })
+        .await;
+    // Another pod sees who asks; the pod itself must not see its own address, or it would answer itself directly.
+    let (other, itself) = ((2, IpAddr::V4(pod(1))), (1, GATEWAY.parse().unwrap()));
+    assert_eq!(seen, BTreeSet::from([other, itself]));
 }
 
 /// Two Services of the same pods on different addresses of one port: what a client has is the port's.
@@ -208,113 +208,109 @@ pub async fn seen_by(client: &Elsewhere, to: SocketAddr, times: usize) -> BTreeS
     seen
 }
 
-#[test]
-fn affinity_keeps_a_client_at_its_pod_through_changes_until_it_times_out() {
-    isolated(async |mut world| {
-        let site = site().await;
-        for (pod, name) in site.pods.iter().zip(1..) {
-            serve(pod, name).await;
+every_mode!(affinity_keeps_a_client_at_its_pod_through_changes_until_it_times_out);
+async fn affinity_keeps_a_client_at_its_pod_through_changes_until_it_times_out(mut world: World) {
+    let site = site().await;
+    for (pod, name) in site.pods.iter().zip(1..) {
+        serve(pod, name).await;
+    }
+    let (client, service) = (&site.outside, at(NODE, 30080));
+    let timeout = Duration::from_secs(2);
+    world.apply(&sticky([1], timeout)).await;
+    assert_eq!(seen_by(client, service, 2).await, BTreeSet::from([1]));
+    world.apply(&sticky([1, 2], timeout)).await;
+    assert_eq!(seen_by(client, service, 20).await, BTreeSet::from([1]), "the pod that it had");
+    let from_pod = seen_by(&site.pods[1], at(SERVICE, 80), 20).await;
+    assert_eq!(from_pod.len(), 1, "another client has one of its own: {from_pod:?}");
+    world.apply(&sticky([2], timeout)).await;
+    assert_eq!(seen_by(client, service, 2).await, BTreeSet::from([2]), "its pod is gone");
+    if world.kind == ProxyMode::Ipvs {
+        // There a client's time begins when its last connection is forgotten, which takes two minutes.
+        return;
+    }
+    // Every wait is longer than the timeout, so each draws anew: all of twelve the same is one in two thousand.
+    world.apply(&sticky([1, 2], Duration::from_secs(1))).await;
+    let mut seen = BTreeSet::new();
+    for _ in 0..12 {
+        tokio::time::sleep(Duration::from_millis(2100)).await;
+        seen.extend(seen_by(client, service, 1).await);
+        if seen.len() == 2 {
+            break;
         }
-        let (client, service) = (&site.outside, at(NODE, 30080));
-        let timeout = Duration::from_secs(2);
-        world.apply(&sticky([1], timeout)).await;
-        assert_eq!(seen_by(client, service, 2).await, BTreeSet::from([1]));
-        world.apply(&sticky([1, 2], timeout)).await;
-        assert_eq!(seen_by(client, service, 20).await, BTreeSet::from([1]), "the pod that it had");
-        let from_pod = seen_by(&site.pods[1], at(SERVICE, 80), 20).await;
-        assert_eq!(from_pod.len(), 1, "another client has one of its own: {from_pod:?}");
-        world.apply(&sticky([2], timeout)).await;
-        assert_eq!(seen_by(client, service, 2).await, BTreeSet::from([2]), "its pod is gone");
-        // Every wait is longer than the timeout, so each draws anew: all of twelve the same is one in two thousand.
-        world.apply(&sticky([1, 2], Duration::from_secs(1))).await;
-        let mut seen = BTreeSet::new();
-        for _ in 0..12 {
-            tokio::time::sleep(Duration::from_millis(2100)).await;
-            seen.extend(seen_by(client, service, 1).await);
-            if seen.len() == 2 {
-                break;
+    }
+    assert_eq!(seen, BTreeSet::from([1, 2]), "after the timeout it may have another");
+}
+
+every_mode!(node_ports_answer_the_outside_and_pods_leave_under_the_nodes_address);
+async fn node_ports_answer_the_outside_and_pods_leave_under_the_nodes_address(mut world: World) {
+    let site = site().await;
+    serve(&site.pods[0], 1).await;
+    serve(&site.outside, 9).await;
+    world.apply(&plan([port(Frontend::NodePort(Protocol::Tcp, 30080), target([1], 8080))])).await;
+    let (name, _) = site.outside.run(ask(at(NODE, 30080))).await.unwrap();
+    assert_eq!(name, 1);
+    let (name, client) = site.pods[1].run(ask(at(OUTSIDE, 8080))).await.unwrap();
+    assert_eq!((name, client), (9, IpAddr::V4(NODE)));
+}
+
+every_mode!(nothing_leaves_untranslated_and_what_nothing_answers_is_refused);
+async fn nothing_leaves_untranslated_and_what_nothing_answers_is_refused(mut world: World) {
+    let site = site().await;
+    // A trap: somebody outside has the addresses, and the way back.
+    let (lost_service, lost_pod) = (Ipv4Addr::new(10, 43, 0, 77), Ipv4Addr::new(10, 42, 7, 7));
+    site.outside
+        .run(async move {
+            for address in [lost_service, lost_pod] {
+                ip(&["address", "add", &format!("{address}/32"), "dev", "lo"]).await;
             }
-        }
-        assert_eq!(seen, BTreeSet::from([1, 2]), "after the timeout it may have another");
-    });
+            ip(&["route", "add", "10.42.0.0/24", "via", &NODE.to_string()]).await;
+        })
+        .await;
+    ip(&["route", "add", "default", "via", &OUTSIDE.to_string()]).await;
+    serve(&site.outside, 9).await;
+    let open = site.pods[0].run(ask(at(OUTSIDE, 8080))).await.unwrap();
+    assert_eq!(open.0, 9, "the way outside is open");
+    for address in [lost_service, lost_pod] {
+        let early = site.pods[0].run(timeout(SILENCE, ask(at(address, 8080)))).await;
+        assert!(!matches!(early, Ok(Ok(_))), "before the first rule {address} was reached: {early:?}");
+    }
+    world.apply(&Plan::default()).await;
+    let refused = site.pods[0].run(ask(at(lost_service, 8080))).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::ConnectionRefused, "{refused}");
+    let unreachable = site.pods[0].run(ask(at(lost_pod, 8080))).await.unwrap_err();
+    assert_eq!(unreachable.kind(), ErrorKind::HostUnreachable, "{unreachable}");
 }
 
-#[test]
-fn node_ports_answer_the_outside_and_pods_leave_under_the_nodes_address() {
-    isolated(async |mut world| {
-        let site = site().await;
-        serve(&site.pods[0], 1).await;
-        serve(&site.outside, 9).await;
-        world.apply(&plan([port(Frontend::NodePort(Protocol::Tcp, 30080), target([1], 8080))])).await;
-        let (name, _) = site.outside.run(ask(at(NODE, 30080))).await.unwrap();
-        assert_eq!(name, 1);
-        let (name, client) = site.pods[1].run(ask(at(OUTSIDE, 8080))).await.unwrap();
-        assert_eq!((name, client), (9, IpAddr::V4(NODE)));
-    });
-}
-
-#[test]
-fn nothing_leaves_untranslated_and_what_nothing_answers_is_refused() {
-    isolated(async |mut world| {
-        let site = site().await;
-        // A trap: somebody outside has the addresses, and the way back.
-        let (lost_service, lost_pod) = (Ipv4Addr::new(10, 43, 0, 77), Ipv4Addr::new(10, 42, 7, 7));
-        site.outside
-            .run(async move {
-                for address in [lost_service, lost_pod] {
-                    ip(&["address", "add", &format!("{address}/32"), "dev", "lo"]).await;
-                }
-                ip(&["route", "add", "10.42.0.0/24", "via", &NODE.to_string()]).await;
-            })
-            .await;
-        ip(&["route", "add", "default", "via", &OUTSIDE.to_string()]).await;
-        serve(&site.outside, 9).await;
-        let open = site.pods[0].run(ask(at(OUTSIDE, 8080))).await.unwrap();
-        assert_eq!(open.0, 9, "the way outside is open");
-        for address in [lost_service, lost_pod] {
-            let early = site.pods[0].run(timeout(SILENCE, ask(at(address, 8080)))).await;
-            assert!(!matches!(early, Ok(Ok(_))), "before the first rule {address} was reached: {early:?}");
-        }
-        world.apply(&Plan::default()).await;
-        let refused = site.pods[0].run(ask(at(lost_service, 8080))).await.unwrap_err();
-        assert_eq!(refused.kind(), ErrorKind::ConnectionRefused, "{refused}");
-        let unreachable = site.pods[0].run(ask(at(lost_pod, 8080))).await.unwrap_err();
-        assert_eq!(unreachable.kind(), ErrorKind::HostUnreachable, "{unreachable}");
-    });
-}
-
-#[test]
-fn datagrams_follow_a_service_to_its_new_backend_and_are_refused_after_the_last() {
-    isolated(async |mut world| {
-        let site = site().await;
-        serve_datagrams(&site.pods[0], 1).await;
-        serve_datagrams(&site.pods[1], 2).await;
-        let to = |number| plan([port(address(53, Protocol::Udp), target([number], 5353))]);
-        // One socket, so that the kernel sees one flow.
-        let client = site.pods[0]
-            .run(async {
-                let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await.unwrap();
-                socket.connect(at(SERVICE, 53)).await.unwrap();
-                Arc::new(socket)
-            })
-            .await;
-        let ask = async || {
-            let client = client.clone();
-            let question = async move {
-                let mut name = [0];
-                client.send(b"who?").await?;
-                timeout(PATIENCE, client.recv(&mut name)).await??;
-                std::io::Result::Ok(name[0])
-            };
-            site.pods[0].run(question).await
+every_mode!(datagrams_follow_a_service_to_its_new_backend_and_are_refused_after_the_last);
+async fn datagrams_follow_a_service_to_its_new_backend_and_are_refused_after_the_last(mut world: World) {
+    let site = site().await;
+    serve_datagrams(&site.pods[0], 1).await;
+    serve_datagrams(&site.pods[1], 2).await;
+    let to = |number| plan([port(address(53, Protocol::Udp), target([number], 5353))]);
+    // One socket, so that the kernel sees one flow.
+    let client = site.pods[0]
+        .run(async {
+            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await.unwrap();
+            socket.connect(at(SERVICE, 53)).await.unwrap();
+            Arc::new(socket)
+        })
+        .await;
+    let ask = async || {
+        let client = client.clone();
+        let question = async move {
+            let mut name = [0];
+            client.send(b"who?").await?;
+            timeout(PATIENCE, client.recv(&mut name)).await??;
+            std::io::Result::Ok(name[0])
         };
-        for number in [1, 2, 1] {
-            world.apply(&to(number)).await;
-            assert_eq!(ask().await.unwrap(), number);
-        }
-        world.apply(&Plan::default()).await;
-        assert_eq!(ask().await.unwrap_err().kind(), ErrorKind::ConnectionRefused);
-    });
+        site.pods[0].run(question).await
+    };
+    for number in [1, 2, 1] {
+        world.apply(&to(number)).await;
+        assert_eq!(ask().await.unwrap(), number);
+    }
+    world.apply(&Plan::default()).await;
+    assert_eq!(ask().await.unwrap_err().kind(), ErrorKind::ConnectionRefused);
 }
 
 fn query(name: &'static str) -> Vec<u8> {
@@ -338,35 +334,33 @@ fn addresses(answer: &[u8]) -> Vec<Ipv4Addr> {
     packet.answers.iter().filter_map(address).collect()
 }
 
-#[test]
-fn a_pod_asks_the_cluster_dns_at_the_address_that_the_node_holds() {
-    isolated(async |mut world| {
-        let site = site().await;
-        world.apply(&Plan::default()).await;
-        let config =
-            dns::Config { listen: at(DNS, 53), domain: "cluster.local".to_owned(), upstreams: Vec::new() };
-        let zone = dns::zone::Zone::build("cluster.local", &[web()], &[] as &[Box<EndpointSlice>]);
-        let zone = Arc::new(RwLock::new(Arc::new(zone)));
-        let server = dns::server::Server::bind(&config, zone, Entropy::seeded(1)).await.unwrap();
-        let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
-        server.start(&tasks, &shutdown);
-        let by_datagram = async {
-            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await.unwrap();
-            socket.send_to(&query("web.shop.svc.cluster.local"), at(DNS, 53)).await.unwrap();
-            let mut answer = vec![0; 512];
-            let (length, from) = timeout(PATIENCE, socket.recv_from(&mut answer)).await.unwrap().unwrap();
-            assert_eq!(from, at(DNS, 53), "a client drops an answer from another address");
-            addresses(&answer[..length])
-        };
-        assert_eq!(site.pods[0].run(by_datagram).await, [SERVICE]);
-        let by_connection = async {
-            let mut stream = timeout(PATIENCE, TcpStream::connect(at(DNS, 53))).await.unwrap().unwrap();
-            dns::forward::write_frame(&mut stream, &query("web.shop.svc.cluster.local")).await.unwrap();
-            addresses(&timeout(PATIENCE, dns::forward::read_frame(&mut stream)).await.unwrap().unwrap())
-        };
-        assert_eq!(site.pods[1].run(by_connection).await, [SERVICE]);
-        shutdown.cancel();
-    });
+every_mode!(a_pod_asks_the_cluster_dns_at_the_address_that_the_node_holds);
+async fn a_pod_asks_the_cluster_dns_at_the_address_that_the_node_holds(mut world: World) {
+    let site = site().await;
+    world.apply(&Plan::default()).await;
+    let config =
+        dns::Config { listen: at(DNS, 53), domain: "cluster.local".to_owned(), upstreams: Vec::new() };
+    let zone = dns::zone::Zone::build("cluster.local", &[web()], &[] as &[Box<EndpointSlice>]);
+    let zone = Arc::new(RwLock::new(Arc::new(zone)));
+    let server = dns::server::Server::bind(&config, zone, Entropy::seeded(1)).await.unwrap();
+    let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
+    server.start(&tasks, &shutdown);
+    let by_datagram = async {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await.unwrap();
+        socket.send_to(&query("web.shop.svc.cluster.local"), at(DNS, 53)).await.unwrap();
+        let mut answer = vec![0; 512];
+        let (length, from) = timeout(PATIENCE, socket.recv_from(&mut answer)).await.unwrap().unwrap();
+        assert_eq!(from, at(DNS, 53), "a client drops an answer from another address");
+        addresses(&answer[..length])
+    };
+    assert_eq!(site.pods[0].run(by_datagram).await, [SERVICE]);
+    let by_connection = async {
+        let mut stream = timeout(PATIENCE, TcpStream::connect(at(DNS, 53))).await.unwrap().unwrap();
+        dns::forward::write_frame(&mut stream, &query("web.shop.svc.cluster.local")).await.unwrap();
+        addresses(&timeout(PATIENCE, dns::forward::read_frame(&mut stream)).await.unwrap().unwrap())
+    };
+    assert_eq!(site.pods[1].run(by_connection).await, [SERVICE]);
+    shutdown.cancel();
 }
 
 fn web() -> Box<Service> {

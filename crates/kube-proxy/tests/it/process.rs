@@ -12,16 +12,17 @@ use component::Context;
 use host::process;
 use http_body_util::{BodyExt, Full, StreamBody};
 use kube_proxy::apply::{ApplyError, Mode};
+use kube_proxy::ipvs::Settings;
 use kube_proxy::plan::{Changes, Plan};
 use kube_proxy::{Config, ProxyMode};
 use serde_json::json;
 use tokio::sync::{mpsc, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::packets::{ask, at, backends};
-use crate::{World, isolated, plan, ranges, service};
+use crate::{World, plan, ranges, service};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -39,6 +40,10 @@ impl Mode for Told {
 
     fn doubt(&mut self) {
         self.mode.doubt();
+    }
+
+    fn next_look(&self) -> Option<Instant> {
+        self.mode.next_look()
     }
 
     async fn establish(&mut self) -> Result<(), ApplyError> {
@@ -79,61 +84,62 @@ fn client(answers: watch::Receiver<bool>) -> kube::Client {
     kube::Client::new(service, "default")
 }
 
-#[test]
-fn rules_outlive_the_proxy_and_its_api_and_follow_the_api_when_it_answers() {
-    isolated(async |mut world| {
-        backends(2).await;
-        // What an earlier proxy left behind: a service with one pod.
-        world.apply(&plan([service(9, 1)])).await;
+every_mode!(rules_outlive_the_proxy_and_its_api_and_follow_the_api_when_it_answers);
+async fn rules_outlive_the_proxy_and_its_api_and_follow_the_api_when_it_answers(mut world: World) {
+    backends(2).await;
+    // What an earlier proxy left behind: a service with one pod.
+    world.apply(&plan([service(9, 1)])).await;
 
-        let (what, mut told) = mpsc::unbounded_channel();
-        let until = async |told: &mut mpsc::UnboundedReceiver<&'static str>, word: &str| {
-            while timeout(PATIENCE, told.recv()).await.expect("the proxy works").expect("the proxy lives")
-                != word
-            {}
-        };
-        // What is asked of the mode may be nothing new: the answer of a pod counts.
-        let answers_after_work = async |told: &mut mpsc::UnboundedReceiver<&'static str>| {
-            loop {
-                until(told, "reconciled").await;
-                if let Ok(2) = ask(at(9)).await {
-                    return;
-                }
+    let (what, mut told) = mpsc::unbounded_channel();
+    let until = async |told: &mut mpsc::UnboundedReceiver<&'static str>, word: &str| {
+        while timeout(PATIENCE, told.recv()).await.expect("the proxy works").expect("the proxy lives") != word
+        {
+        }
+    };
+    // What is asked of the mode may be nothing new: the answer of a pod counts.
+    let answers_after_work = async |told: &mut mpsc::UnboundedReceiver<&'static str>| {
+        loop {
+            until(told, "reconciled").await;
+            if let Ok(2) = ask(at(9)).await {
+                return;
             }
-        };
-        let (answer, answers) = watch::channel(false);
-        let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
-        let context = Context {
-            client: client(answers),
-            clock: Clock::system(),
-            entropy: Entropy::seeded(1),
-            tasks: tasks.clone(),
-            shutdown: shutdown.clone(),
-        };
-        let config = Config {
-            node_name: "here".to_owned(),
-            ranges: ranges(),
-            local_addresses: vec![Ipv4Addr::new(10, 43, 0, 10)],
-            mode: world.kind,
-        };
-        let mode = Box::new(Told { mode: World::new(world.kind).mode, what });
-        let proxy = tasks.spawn(kube_proxy::run_with(context, config, mode));
+        }
+    };
+    let (answer, answers) = watch::channel(false);
+    let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
+    let context = Context {
+        client: client(answers),
+        clock: Clock::system(),
+        entropy: Entropy::seeded(1),
+        tasks: tasks.clone(),
+        shutdown: shutdown.clone(),
+    };
+    let config = Config {
+        node_name: "here".to_owned(),
+        ranges: ranges(),
+        local_addresses: vec![Ipv4Addr::new(10, 43, 0, 10)],
+        mode: world.kind,
+        ipvs: Settings::default(),
+    };
+    let mode = Box::new(Told { mode: World::new(world.kind).mode, what });
+    let proxy = tasks.spawn(kube_proxy::run_with(context, config, mode));
 
-        until(&mut told, "established").await;
-        assert_eq!(ask(at(9)).await.unwrap(), 1, "without an API the old rules stay");
-        answer.send_replace(true);
-        // What the API says counts.
-        answers_after_work(&mut told).await;
-        let (program, damage): (_, &[&str]) = match world.kind {
-            ProxyMode::Nftables => ("nft", &["delete", "table", "ip", kube_proxy::rules::TABLE]),
-            ProxyMode::Iptables => ("iptables", &["-t", "nat", "-F", "KUBE-SERVICES"]),
-        };
-        while told.try_recv().is_ok() {}
-        process::run(program, damage).await.unwrap();
-        // What others delete is put back.
-        answers_after_work(&mut told).await;
-        shutdown.cancel();
-        proxy.await.unwrap().unwrap();
-        assert_eq!(ask(at(9)).await.unwrap(), 2, "and all of it stays behind");
-    });
+    until(&mut told, "established").await;
+    assert_eq!(ask(at(9)).await.unwrap(), 1, "without an API the old rules stay");
+    answer.send_replace(true);
+    // What the API says counts.
+    answers_after_work(&mut told).await;
+    let (program, damage): (_, &[&str]) = match world.kind {
+        ProxyMode::Nftables | ProxyMode::Ipvs => {
+            ("nft", &["delete", "table", "ip", kube_proxy::rules::TABLE])
+        }
+        ProxyMode::Iptables => ("iptables", &["-t", "nat", "-F", "KUBE-SERVICES"]),
+    };
+    while told.try_recv().is_ok() {}
+    process::run(program, damage).await.unwrap();
+    // What others delete is put back.
+    answers_after_work(&mut told).await;
+    shutdown.cancel();
+    proxy.await.unwrap().unwrap();
+    assert_eq!(ask(at(9)).await.unwrap(), 2, "and all of it stays behind");
 }

@@ -3,13 +3,15 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::Args;
 use component::health::Server;
 use host::nft::NftProgram;
 use kube_proxy::ProxyMode;
-use kube_proxy::plan::Ranges;
+use kube_proxy::ipvs::Settings;
+use kube_proxy::plan::{Network, Ranges};
 use tokio_util::sync::CancellationToken;
 
 use super::node_network::NodeNetwork;
@@ -30,7 +32,46 @@ pub struct KubeProxyFlags {
     #[arg(long, default_value = "0.0.0.0:10256")]
     pub healthz_bind_address: SocketAddr,
     #[command(flatten)]
+    pub ipvs: IpvsFlags,
+    #[command(flatten)]
     pub network: NodeNetwork,
+}
+
+/// What the mode `ipvs` is told.
+#[derive(Args, Clone, Debug)]
+pub struct IpvsFlags {
+    /// How a backend is chosen (rr, lc, sh, ...), with --proxy-mode ipvs; rr by default
+    #[arg(long, default_value = "")]
+    pub ipvs_scheduler: String,
+    /// Let only the link that has an address answer ARP for it, with --proxy-mode ipvs
+    #[arg(long)]
+    pub ipvs_strict_arp: bool,
+    /// How often the kernel's virtual services are compared with what they should be, with --proxy-mode ipvs
+    #[arg(long, default_value = "30s", value_parser = super::duration)]
+    pub ipvs_sync_period: Duration,
+    /// Networks whose virtual services are left alone, with --proxy-mode ipvs
+    #[arg(long, value_delimiter = ',', value_parser = network)]
+    pub ipvs_exclude_cidrs: Vec<Network>,
+}
+
+fn network(text: &str) -> Result<Network, String> {
+    Network::parse(text).ok_or_else(|| "not an IPv4 network in CIDR notation".to_owned())
+}
+
+impl IpvsFlags {
+    fn settings(self) -> Settings {
+        let usual = Settings::default();
+        let scheduler = if self.ipvs_scheduler.is_empty() { usual.scheduler } else { self.ipvs_scheduler };
+        // Upstream's zero means its default, too.
+        let sync_period =
+            if self.ipvs_sync_period.is_zero() { usual.sync_period } else { self.ipvs_sync_period };
+        Settings {
+            scheduler,
+            sync_period,
+            strict_arp: self.ipvs_strict_arp,
+            exclude: self.ipvs_exclude_cidrs,
+        }
+    }
 }
 
 /// Runs until shutdown. Rules stay behind.
@@ -41,6 +82,7 @@ pub async fn run(flags: KubeProxyFlags, shutdown: CancellationToken) -> Result<(
     let config = kube_proxy::Config {
         node_name: super::node_name(flags.hostname_override.as_deref())?,
         mode: flags.proxy_mode,
+        ipvs: flags.ipvs.settings(),
         ranges: Ranges {
             pods: flags.network.cluster_cidr.clone(),
             services: flags.network.service_cluster_ip_range.clone(),

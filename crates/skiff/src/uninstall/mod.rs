@@ -198,8 +198,9 @@ fn cgroups(root: &str) -> Result<()> {
     hierarchy.remove(&group).with_context(|| format!("cannot remove the cgroup {group}"))
 }
 
-/// Links, tables of the packet filter, and the route that held the pods' range.
+/// Links, virtual services, tables of the packet filter, and the route that held the pods' range.
 async fn network(cluster_cidr: &str) -> Result<()> {
+    host::ipvs::clear().await.context("cannot remove virtual services")?;
     for link in listed("ip", &["-json", "link", "show"], &["/ifname"]).await? {
         // A pair goes with its other end.
         if link[0].starts_with(PREFIX) && ip(&["link", "delete", &link[0]]).await.is_err() {

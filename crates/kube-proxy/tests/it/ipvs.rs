@@ -1,0 +1,139 @@
+//! What only the mode `ipvs` has: virtual services that others delete, connections that outlive their backend's place in
+//! the Service, processes of the node that must not be reached at Services' addresses, and the way from and to other modes.
+
+use std::collections::BTreeSet;
+use std::io::ErrorKind;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use host::ipvs::{Change, Ipvs as _, Kernel, LINK, Services, VirtualService};
+use host::{iptables, process};
+use kube_proxy::plan::{Frontend, Plan, Protocol};
+use kube_proxy::{ProxyMode, clean};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
+
+use crate::packets::{ask, at, backends};
+use crate::{World, isolated_in, plan, port, service};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+const WEB: VirtualService = VirtualService { address: Ipv4Addr::new(10, 43, 0, 9), protocol: 6, port: 80 };
+
+fn kernel() -> Kernel {
+    Kernel::new(TaskTracker::new())
+}
+
+async fn weights(kernel: &Kernel) -> Vec<(u8, u32)> {
+    let services: Services = kernel.services().await.unwrap();
+    let destinations = &services[&WEB].destinations;
+    destinations.iter().map(|((address, _), load)| (address.octets()[3], load.weight)).collect()
+}
+
+#[test]
+fn ipvs_services_and_addresses_that_others_delete_are_put_back() {
+    isolated_in(ProxyMode::Ipvs, async |mut world| {
+        backends(2).await;
+        let kernel = kernel();
+        let plan = plan([service(9, 2)]);
+        world.apply(&plan).await;
+        let mut touched = world.mode.monitor().unwrap();
+        // The kernel tells nobody of this one.
+        kernel.change(vec![Change::RemoveService(WEB)]).await.unwrap();
+        world.mode.doubt();
+        world.apply(&plan).await;
+        assert_eq!(weights(&kernel).await, [(1, 1), (2, 1)]);
+        assert!(ask(at(9)).await.is_ok());
+        for damage in [
+            &["address", "delete", "10.43.0.9/32", "dev", LINK][..],
+            &["link", "delete", LINK],
+            &["address", "add", "10.43.0.77/32", "dev", LINK],
+        ] {
+            process::run("ip", damage).await.unwrap();
+            timeout(PATIENCE, touched.recv()).await.expect("the monitor tells of it").expect("it lives");
+            world.mode.doubt();
+            world.apply(&plan).await;
+            assert!(ask(at(9)).await.is_ok(), "after {damage:?}");
+        }
+        let held = kernel.addresses().await.unwrap().held;
+        assert_eq!(held, BTreeSet::from([Ipv4Addr::new(10, 43, 0, 9)]), "and what is none of its goes");
+    });
+}
+
+#[test]
+fn ipvs_connections_end_with_their_clients_and_not_with_their_backends_place() {
+    isolated_in(ProxyMode::Ipvs, async |mut world| {
+        // A pod that echoes, for as long as its client likes.
+        process::run("ip", &["link", "add", "pods", "type", "bridge"]).await.unwrap();
+        process::run("ip", &["link", "set", "pods", "up"]).await.unwrap();
+        process::run("ip", &["address", "add", "10.42.0.1/24", "dev", "pods"]).await.unwrap();
+        let listener = TcpListener::bind((Ipv4Addr::new(10, 42, 0, 1), 8080)).await.unwrap();
+        let tasks = TaskTracker::new();
+        tasks.spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let (mut reader, mut writer) = stream.split();
+            tokio::io::copy(&mut reader, &mut writer).await.expect("the client ends it well");
+        });
+        let kernel = kernel();
+        world.apply(&plan([service(9, 1)])).await;
+        let mut stream = timeout(PATIENCE, TcpStream::connect(at(9))).await.unwrap().unwrap();
+        let mut echo = async || {
+            stream.write_all(b"?").await.unwrap();
+            let mut answer = [0];
+            timeout(PATIENCE, stream.read_exact(&mut answer)).await.unwrap().unwrap();
+        };
+        echo().await;
+        world.apply(&plan([service(9, 0)])).await;
+        echo().await;
+        assert_eq!(weights(&kernel).await, [(1, 0)]);
+        let refused = ask(at(9)).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::ConnectionRefused, "a new one: {refused}");
+    });
+}
+
+#[test]
+fn ipvs_addresses_of_services_do_not_lead_to_processes_of_the_node() {
+    isolated_in(ProxyMode::Ipvs, async |mut world| {
+        backends(1).await;
+        let everywhere = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 2222)).await.unwrap();
+        let external = Ipv4Addr::new(198, 51, 100, 7);
+        let balancer = port(Frontend::Address(external, Protocol::Tcp, 80), service(9, 1).cluster);
+        world.apply(&plan([service(9, 1), balancer])).await;
+        for address in [WEB.address, external] {
+            let refused = timeout(PATIENCE, TcpStream::connect((address, 2222))).await.unwrap().unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::ConnectionRefused, "{address}: {refused}");
+        }
+        let own = timeout(PATIENCE, TcpStream::connect((Ipv4Addr::new(10, 42, 0, 1), 2222))).await.unwrap();
+        assert!(own.is_ok(), "at the node's own addresses they are reached");
+        drop(everywhere);
+    });
+}
+
+/// From mode to mode the Service answers, and nothing is left of the mode before.
+#[test]
+fn ipvs_and_other_modes_follow_each_other() {
+    isolated_in(ProxyMode::Ipvs, async |world| {
+        backends(2).await;
+        let plan = plan([service(9, 2)]);
+        let kernel = Arc::new(kernel());
+        drop(world);
+        use ProxyMode::{Iptables, Ipvs, Nftables};
+        for mode in [Nftables, Ipvs, Iptables, Ipvs, Nftables, Iptables, Nftables] {
+            let mut world = World::new(mode);
+            world.apply(&plan).await;
+            clean::others(mode).await.unwrap();
+            assert!(ask(at(9)).await.is_ok(), "{mode:?}");
+            let link = process::run("ip", &["link", "show", "dev", LINK]).await.is_ok();
+            let services = !kernel.services().await.unwrap().is_empty();
+            assert_eq!((link, services), (mode == Ipvs, mode == Ipvs), "{mode:?}");
+            let chains = iptables::save().await.unwrap().contains(":KUBE-SERVICES");
+            assert_eq!(chains, mode == Iptables, "{mode:?}");
+            let table = process::run("nft", &["list", "table", "ip", kube_proxy::rules::TABLE]).await.is_ok();
+            assert_eq!(table, mode != Iptables, "{mode:?}");
+            world.apply(&Plan::default()).await;
+            world.apply(&plan).await;
+        }
+    });
+}

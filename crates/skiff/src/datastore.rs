@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
@@ -15,10 +16,17 @@ use tokio_util::task::TaskTracker;
 
 use crate::join::token::sha256;
 
+/// What all servers of a cluster have in common, below the data directory; the first one makes it.
+pub const SHARED: [&str; 4] =
+    ["server/tls/ca.pem", "server/tls/service-account.key", KEYS, "server/node-token"];
+
 /// What is encrypted at rest.
 pub const ENCRYPTED: &str = "/registry/secrets/";
 /// Where what is encrypted keeps its keys, below the data directory.
 const KEYS: &str = "server/cred/encryption.keys";
+
+/// How long an etcd may take that starts at the same time.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Where objects are kept.
 #[derive(Args, Clone, Debug, Default)]
@@ -95,6 +103,7 @@ impl DatastoreFlags {
         let options = EtcdOptions {
             tls: self.tls()?,
             encryption: encryption(data_dir)?,
+            patience: PATIENCE,
             ..EtcdOptions::new(self.datastore_endpoint.clone(), identity(ca)?)
         };
         let shared = format!(

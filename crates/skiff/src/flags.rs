@@ -77,6 +77,9 @@ pub struct ServerFlags {
     /// Range of the Services' addresses
     #[arg(long, default_value = "10.43.0.0/16")]
     pub service_cidr: String,
+    /// Where nodes reach several servers as one, such as a balancer's https://192.0.2.1:6443; this server by default
+    #[arg(long, env = "SKIFF_CONTROL_PLANE_ENDPOINT", value_parser = endpoint)]
+    pub control_plane_endpoint: Option<Endpoint>,
     /// Run no node beside the control plane
     #[arg(long)]
     pub disable_agent: bool,
@@ -84,6 +87,26 @@ pub struct ServerFlags {
     pub datastore: DatastoreFlags,
     #[command(flatten)]
     pub node: NodeFlags,
+}
+
+/// Where servers are reached as one.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    /// As it was given.
+    pub url: String,
+    /// The name or address in it, which the servers' certificates must have.
+    pub host: String,
+}
+
+fn endpoint(text: &str) -> Result<Endpoint, String> {
+    let uri: http::Uri = text.parse().map_err(|error| format!("not an address: {error}"))?;
+    match uri.host() {
+        Some(host) if uri.scheme_str() == Some("https") && uri.path() == "/" && uri.query().is_none() => {
+            let host = host.trim_matches(['[', ']']).to_owned();
+            Ok(Endpoint { url: text.trim_end_matches('/').to_owned(), host })
+        }
+        _ => Err("must be of the form https://HOST:PORT".to_owned()),
+    }
 }
 
 /// What a node needs; a server passes them on to the node that it starts.
@@ -196,6 +219,17 @@ impl AgentFlags {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn endpoints_are_addresses_of_tls_servers() {
+        let host = |text: &str| endpoint(text).map(|endpoint| endpoint.host).ok();
+        assert_eq!(host("https://192.0.2.1:6443").as_deref(), Some("192.0.2.1"));
+        assert_eq!(host("https://api.example/").as_deref(), Some("api.example"));
+        assert_eq!(host("https://[2001:db8::1]:6443").as_deref(), Some("2001:db8::1"));
+        for bad in ["192.0.2.1:6443", "http://a", "https://a/b", ""] {
+            assert_eq!(host(bad), None, "{bad}");
+        }
+    }
 
     #[test]
     fn the_flags_of_a_node_survive_being_passed_on() {

@@ -70,6 +70,8 @@ pub async fn run(flags: ServerFlags, shutdown: CancellationToken) -> Result<()> 
 struct Plan {
     folder: PathBuf,
     kubeconfig: Option<PathBuf>,
+    /// Where nodes reach the servers as one.
+    endpoint: Option<String>,
     listen: SocketAddr,
     names: Names,
     config: apiserver::Config,
@@ -96,11 +98,12 @@ impl Plan {
             addresses: vec![address],
             service_address: service_cidr.nth(1).map(IpAddr::V4),
             cluster_domain: flags.node.cluster_domain.clone(),
-            extra: Vec::new(),
+            extra: flags.control_plane_endpoint.iter().map(|endpoint| endpoint.host.clone()).collect(),
         };
         Ok(Plan {
             folder: flags.node.data_dir.clone(),
             kubeconfig: flags.write_kubeconfig.clone(),
+            endpoint: flags.control_plane_endpoint.as_ref().map(|endpoint| endpoint.url.clone()),
             listen: SocketAddr::new(flags.bind_address, flags.https_listen_port),
             names,
             config,
@@ -120,8 +123,10 @@ impl Plan {
         }
         if !flags.disable_agent {
             let files = AgentFiles::below(&self.folder);
-            pki::write_if_changed(&files.kubelet_kubeconfig, &pki.kubeconfig(Client::Node, &url))?;
-            pki::write_if_changed(&files.proxy_kubeconfig, &pki.kubeconfig(Client::KubeProxy, &url))?;
+            // The node outlives this server with the help of others, if there are any.
+            let url = self.endpoint.as_ref().unwrap_or(&url);
+            pki::write_if_changed(&files.kubelet_kubeconfig, &pki.kubeconfig(Client::Node, url))?;
+            pki::write_if_changed(&files.proxy_kubeconfig, &pki.kubeconfig(Client::KubeProxy, url))?;
             pki::write_if_changed(&files.serving_certificate, pki.kubelet_serving().certificate_pem())?;
             pki::write_if_changed(&files.serving_key, &pki.kubelet_serving().key_pem())?;
             pki::write_if_changed(&files.client_ca, pki.ca_certificate())?;
@@ -173,14 +178,12 @@ impl Plan {
         });
         let controllers = context(gate::controller_manager());
         let authority = Authority::from_pem(pki.ca_certificate(), &pki.ca_key(), self.entropy.clone());
+        let own = SocketAddr::new(self.config.advertise_address, self.config.port);
         let config = controllers::Config {
             root_ca: pki.ca_certificate().to_owned(),
             node_ranges: Some(self.node_ranges.clone()),
             signer: Some(Arc::new(authority.context("the CA that signs for nodes")?)),
-            server: Some(format!(
-                "https://{}",
-                SocketAddr::new(self.config.advertise_address, self.config.port)
-            )),
+            server: Some(self.endpoint.clone().unwrap_or_else(|| format!("https://{own}"))),
         };
         parts.spawn(async move {
             if elect {

@@ -37,6 +37,8 @@ pub enum Usage {
     Client,
     /// To be a server.
     Server,
+    /// To be a server that is also a client of its likes.
+    Both,
 }
 
 /// A certificate that is wanted.
@@ -90,7 +92,8 @@ impl Credential {
         Credential { certificate_pem: certificate.pem(), certificate: certificate.der().clone(), key }
     }
 
-    fn to_file(&self) -> String {
+    /// Certificate and key as one PEM text.
+    pub fn to_file(&self) -> String {
         format!("{}{}", self.certificate_pem, self.key.serialize_pem())
     }
 
@@ -206,10 +209,11 @@ impl Maker<'_> {
             params.distinguished_name.push(DnType::CustomDnType(ORGANIZATION.to_vec()), group.as_str());
         }
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![match wanted.usage {
-            Usage::Client => ExtendedKeyUsagePurpose::ClientAuth,
-            Usage::Server => ExtendedKeyUsagePurpose::ServerAuth,
-        }];
+        params.extended_key_usages = match wanted.usage {
+            Usage::Client => vec![ExtendedKeyUsagePurpose::ClientAuth],
+            Usage::Server => vec![ExtendedKeyUsagePurpose::ServerAuth],
+            Usage::Both => vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth],
+        };
         params.use_authority_key_identifier_extension = true;
         params.subject_alt_names =
             wanted.alternatives.iter().map(|name| alternative(name)).collect::<Result<_, _>>()?;
@@ -263,6 +267,7 @@ impl Wanted {
         let usage = found.extended_key_usage().ok().flatten().is_some_and(|usage| match self.usage {
             Usage::Client => usage.value.client_auth,
             Usage::Server => usage.value.server_auth,
+            Usage::Both => usage.value.server_auth && usage.value.client_auth,
         });
         names == [self.name.as_str()]
             && groups == self.groups

@@ -5,6 +5,7 @@
 //! names have changed; the CA and the signing key never are. A damaged file is an error that names it: making another
 //! would lock out whoever trusts the old one.
 
+mod etcd;
 mod files;
 mod issue;
 mod kubeconfig;
@@ -19,6 +20,7 @@ use api_machinery::names::is_dns1123_subdomain;
 use rcgen::KeyPair;
 use rustls_pki_types::CertificateDer;
 
+pub use self::etcd::EtcdPki;
 pub use self::files::write as write_private;
 pub use self::issue::Credential;
 use self::issue::{Authority, Maker, Usage, Wanted};

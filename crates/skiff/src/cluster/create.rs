@@ -1,5 +1,6 @@
 //! Making a cluster: all of it, or nothing.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,10 +17,18 @@ use tokio_util::task::TaskTracker;
 
 use super::layout::{Description, Layout, TOKEN};
 use super::{CreateFlags, kubeconfig, load, nodes, remove, switch};
+use crate::datastore::SHARED;
 
 /// Makes a cluster and waits for its nodes. What was made until something failed, or until the user asked to stop, is
 /// removed.
 pub async fn create(layout: &Layout, flags: &CreateFlags, shutdown: &CancellationToken) -> Result<()> {
+    if flags.servers.is_multiple_of(2) || flags.servers > flags.nodes {
+        bail!(
+            "--servers {} of --nodes {}: must be an odd number of them, since an etcd of an even number survives no more",
+            flags.servers,
+            flags.nodes
+        );
+    }
     let exists = || format!("cluster {:?} exists already (skiff cluster delete --name {0})", layout.name);
     match std::fs::create_dir(&layout.folder) {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => bail!(exists()),
@@ -38,7 +47,8 @@ pub async fn create(layout: &Layout, flags: &CreateFlags, shutdown: &Cancellatio
 
 async fn make(layout: &Layout, flags: &CreateFlags) -> Result<()> {
     let names: Vec<String> = (1..=flags.nodes).map(|number| format!("node-{number}")).collect();
-    let description = Description { nodes: names.clone(), pod_network: flags.pod_network };
+    let servers = usize::from(flags.servers);
+    let description = Description { nodes: names.clone(), servers, pod_network: flags.pod_network };
     let text = serde_json::to_vec_pretty(&description).context("the description")?;
     host::files::write_atomic(&layout.description_file(), &text, 0o600)
         .context("cannot write the description")?;
@@ -47,19 +57,24 @@ async fn make(layout: &Layout, flags: &CreateFlags) -> Result<()> {
         flags.image.iter().try_for_each(|file| load::provide(layout, node, file))?;
     }
     let switch = switch::ensure(layout).await?;
-    let (server, agents) = names.split_first().context("a cluster has a node")?;
+    for server in &names[..servers] {
+        nodes::start_store(layout, switch, &names, server).await?;
+    }
+    let (server, others) = names.split_first().context("a cluster has a node")?;
     nodes::start(layout, switch, &names, server).await?;
     // The other machines are prepared while the control plane starts.
-    for node in agents {
+    for node in others {
         nodes::power_on(layout, switch, &names, node).await?;
     }
     kubeconfig::write(layout, server).await?;
     let token = layout.node_token(server);
     kubeconfig::appears(&token).await?;
-    let token = std::fs::read(&token).with_context(|| format!("cannot read {}", token.display()))?;
-    for node in agents {
-        let copy = layout.data_dir(node).join(TOKEN);
-        host::files::write_atomic(&copy, &token, 0o600).context("cannot give a node its token")?;
+    for (number, node) in names.iter().enumerate().skip(1) {
+        if number < servers {
+            share(layout, server, node)?;
+        } else {
+            give(&token, &layout.data_dir(node).join(TOKEN))?;
+        }
         nodes::start(layout, switch, &names, node).await?;
     }
     let limit = Duration::from_secs(flags.timeout);
@@ -73,6 +88,19 @@ async fn make(layout: &Layout, flags: &CreateFlags) -> Result<()> {
         layout.kubeconfig().display()
     );
     Ok(())
+}
+
+/// Gives a further server what all servers of a cluster have.
+fn share(layout: &Layout, server: &str, node: &str) -> Result<()> {
+    let (from, to) = (layout.data_dir(server), layout.data_dir(node));
+    SHARED.iter().try_for_each(|file| give(&from.join(file), &to.join(file)))
+}
+
+/// Copies a file that only its owner may read.
+fn give(from: &Path, to: &Path) -> Result<()> {
+    let bytes = std::fs::read(from).with_context(|| format!("cannot read {}", from.display()))?;
+    nodes::make(to.parent().context("a file is in a folder")?)?;
+    host::files::write_atomic(to, &bytes, 0o600).with_context(|| format!("cannot write {}", to.display()))
 }
 
 /// Waits until all nodes are ready; else says which are not.

@@ -17,8 +17,7 @@ pub const PREPARED: &str = "prepared";
 
 /// Runs until it is killed.
 pub fn run(folder: &Path, node: &str) -> Result<()> {
-    let name = folder.file_name().and_then(|name| name.to_str()).context("a cluster's folder has a name")?;
-    let layout = Layout::new(folder.parent().context("a cluster's folder is in another")?, name)?;
+    let layout = Layout::at(folder)?;
     let own = layout.node(node);
     // The folder itself may be hidden by what is mounted.
     let handle = File::open(&own).with_context(|| format!("cannot open {}", own.display()))?;

@@ -14,6 +14,11 @@ pub const DATA_DIR: &str = "/var/lib/skiff";
 /// The binary inside a node.
 pub const PROGRAM: &str = "/run/skiff/skiff";
 
+/// The port of API servers, and of the switch in their place.
+pub const SERVER_PORT: u16 = 6443;
+/// The address of the switch.
+pub const SWITCH: Ipv4Addr = Ipv4Addr::new(172, 30, 0, 1);
+
 /// The file in a node's data directory that holds the token with which it joins.
 pub const TOKEN: &str = "join-token";
 
@@ -29,10 +34,25 @@ pub struct Layout {
 /// What is remembered of how a cluster was made.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Description {
-    /// Names of its nodes; the first one has the control plane.
+    /// Names of its nodes; the first ones are servers.
     pub nodes: Vec<String>,
+    /// How many servers there are; several share an etcd.
+    #[serde(default = "one")]
+    pub servers: usize,
     /// How pods reach pods on other nodes.
     pub pod_network: PodNetwork,
+}
+
+fn one() -> usize {
+    1
+}
+
+impl Description {
+    /// Where nodes reach the API servers.
+    pub fn endpoint(&self) -> String {
+        let host = if self.servers > 1 { SWITCH } else { address(0) };
+        format!("https://{host}:{SERVER_PORT}")
+    }
 }
 
 /// Where clusters are kept.
@@ -77,6 +97,13 @@ impl Layout {
             bail!("a cluster's name has at most 40 lower case letters, digits and hyphens, not {name:?}");
         }
         Ok(Layout { name: name.to_owned(), folder: root.join(name) })
+    }
+
+    /// The files of the cluster in this folder.
+    pub fn at(folder: &Path) -> Result<Layout> {
+        let name =
+            folder.file_name().and_then(|name| name.to_str()).context("a cluster's folder has a name")?;
+        Layout::new(folder.parent().context("a cluster's folder is in another")?, name)
     }
 
     /// How it was made.

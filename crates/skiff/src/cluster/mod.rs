@@ -5,7 +5,9 @@
 //! What runs is found by looking for it, not by files that say so: a cluster whose making was killed half-way is
 //! deleted like any other. Deliberately absent: any daemon; each command ends when it is done.
 
+mod balancer;
 mod create;
+mod etcd;
 mod init;
 mod kubeconfig;
 mod layout;
@@ -89,9 +91,12 @@ enum ClusterCommand {
 /// What a new cluster is like.
 #[derive(Args, Clone, Debug)]
 struct CreateFlags {
-    /// How many nodes; the first one has the control plane
+    /// How many nodes; the first ones are servers
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=100))]
     nodes: u8,
+    /// How many of them have a control plane, an odd number; several share an etcd, of which each has a member
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=7))]
+    servers: u8,
     /// Image archives to import into every node
     #[arg(long)]
     image: Vec<PathBuf>,
@@ -154,7 +159,12 @@ pub async fn run(flags: ClusterFlags, shutdown: CancellationToken) -> Result<()>
         }
         ClusterCommand::Start(chosen) => {
             let switch = switch::ensure(&layout).await?;
-            for node in chosen.of(&known)? {
+            let chosen = chosen.of(&known)?;
+            // No server starts before its etcd has a quorum.
+            for node in &chosen {
+                nodes::start_store(&layout, switch, &known, node).await?;
+            }
+            for node in chosen {
                 nodes::start(&layout, switch, &known, &node).await?;
             }
             Ok(())

@@ -9,8 +9,8 @@ use host::notify::Watch;
 use host::process::Identity;
 
 use super::init::{PREPARED, STATE};
-use super::layout::{self, DATA_DIR, Layout, PROGRAM, TOKEN};
-use super::switch;
+use super::layout::{self, DATA_DIR, Description, Layout, PROGRAM, TOKEN};
+use super::{etcd, switch};
 
 /// What runs on a node has this long to end by itself.
 const SHUTDOWN: Duration = Duration::from_secs(10);
@@ -36,10 +36,11 @@ pub fn running(layout: &Layout, node: &str) -> Result<Identity> {
 /// Starts whatever of a node does not run.
 pub async fn start(layout: &Layout, switch: Identity, known: &[String], node: &str) -> Result<()> {
     let number = layout::number(known, node)?;
+    let description = layout.description()?;
     let first = power_on(layout, switch, known, node).await?;
+    let role = if number < description.servers { "server" } else { "agent" };
     let skiff = |identity: &Identity| {
         let words = identity.arguments();
-        let role = if number == 0 { "server" } else { "agent" };
         words.first().is_some_and(|program| program == PROGRAM)
             && words.get(1).is_some_and(|word| word == role)
     };
@@ -47,7 +48,7 @@ pub async fn start(layout: &Layout, switch: Identity, known: &[String], node: &s
     if others.iter().any(skiff) {
         return Ok(());
     }
-    run_skiff(layout, first, number, node).await
+    run_skiff(layout, &description, first, number, node).await
 }
 
 /// Starts a node's machine and connects it, unless it runs; what runs on it is another matter.
@@ -58,6 +59,16 @@ pub async fn power_on(layout: &Layout, switch: Identity, known: &[String], node:
     let first = start_machine(layout, node).await?;
     switch::connect(switch, layout::number(known, node)?, first).await?;
     Ok(first)
+}
+
+/// Starts a node's member of the etcd, if it has one that does not run.
+pub async fn start_store(layout: &Layout, switch: Identity, known: &[String], node: &str) -> Result<()> {
+    let servers = layout.description()?.servers;
+    if servers == 1 || layout::number(known, node)? >= servers {
+        return Ok(());
+    }
+    let first = power_on(layout, switch, known, node).await?;
+    etcd::start(layout, first, known, node).await
 }
 
 /// Starts a machine that is a node, without network.
@@ -100,8 +111,13 @@ pub fn make(folder: &Path) -> Result<()> {
 }
 
 /// Starts Skiff on a node that has its network.
-async fn run_skiff(layout: &Layout, first: Identity, number: usize, node: &str) -> Result<()> {
-    let description = layout.description()?;
+async fn run_skiff(
+    layout: &Layout,
+    description: &Description,
+    first: Identity,
+    number: usize,
+    node: &str,
+) -> Result<()> {
     let network = clap::ValueEnum::to_possible_value(&description.pod_network);
     let network = network.map(|value| value.get_name().to_owned()).unwrap_or_default();
     let (address, cgroup) = (layout::address(number).to_string(), format!("{}/{node}", layout.cgroup()));
@@ -117,16 +133,32 @@ async fn run_skiff(layout: &Layout, first: Identity, number: usize, node: &str) 
         "--pod-network",
         &network,
     ];
-    let (server, token) = (format!("https://{}:6443", layout::address(0)), format!("{DATA_DIR}/{TOKEN}"));
-    let role: &[&str] = match number {
-        0 => &["server"],
-        _ => &["agent", "--server", &server, "--token-file", &token],
-    };
-    let log = format!("exec setsid --fork \"$0\" \"$@\" >>{DATA_DIR}/{LOG} 2>&1 </dev/null");
-    let words = ["sh", "-c", &log, PROGRAM].map(str::to_owned).into_iter();
-    let words = words.chain(role.iter().chain(&usual).map(|word| (*word).to_owned()));
-    let inside = host::machines::inside(first, words);
-    super::run_command(inside).await.with_context(|| format!("cannot start Skiff on {node}"))
+    let words = [PROGRAM.to_owned()].into_iter().chain(role(description, number));
+    let words = words.chain(usual.map(str::to_owned)).collect();
+    let log = format!("{DATA_DIR}/{LOG}");
+    run_daemon(first, &log, words).await.with_context(|| format!("cannot start Skiff on {node}"))
+}
+
+/// What a node is, and what only such nodes are told.
+fn role(description: &Description, number: usize) -> Vec<String> {
+    let endpoint = description.endpoint();
+    if number >= description.servers {
+        let token = format!("{DATA_DIR}/{TOKEN}");
+        return ["agent", "--server", &endpoint, "--token-file", &token].map(str::to_owned).into();
+    }
+    let mut words = vec!["server".to_owned()];
+    if description.servers > 1 {
+        words.extend(["--control-plane-endpoint".to_owned(), endpoint]);
+        words.extend(etcd::server_arguments(description.servers, number));
+    }
+    words
+}
+
+/// Starts a program on a node that goes on by itself; what it says goes to a file there.
+pub async fn run_daemon(first: Identity, log: &str, words: Vec<String>) -> Result<()> {
+    let line = format!("exec setsid --fork \"$0\" \"$@\" >>{log} 2>&1 </dev/null");
+    let shell = ["sh", "-c", &line].map(str::to_owned);
+    super::run_command(host::machines::inside(first, shell.into_iter().chain(words))).await
 }
 
 /// Cuts a node's power.

@@ -1,30 +1,25 @@
 //! The switch between nodes: a bridge in a network namespace that one process holds. The same process takes connections on
-//! a loopback port of this machine and passes them to the control plane.
+//! a loopback port of this machine, and on an address of the bridge, and passes them to the API servers.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use host::links;
 use host::notify::Watch;
 use host::process::{Command, Daemon, Identity};
-use tokio::task::JoinSet;
 
-use super::layout::{self, Layout};
+use super::balancer::Balancer;
+use super::layout::{self, Layout, SERVER_PORT, SWITCH};
 
 /// The bridge.
 const BRIDGE: &str = "cluster0";
-/// Its own address, from which connections are passed on.
-const ADDRESS: &str = "172.30.0.1/24";
-/// The control plane's port on the first node.
-const SERVER_PORT: u16 = 6443;
 /// Where the process says on which port of this machine it listens.
 const PORT: &str = "port";
-/// Connections at a time; more wait.
-const CONNECTIONS: usize = 1000;
 
 /// Runs until it is killed.
 pub fn run(folder: &Path) -> Result<()> {
+    let servers = Layout::at(folder)?.description()?.servers;
     // Bound on this machine, before this thread, and with it all that the process does, moves elsewhere.
     let remembered =
         std::fs::read_to_string(folder.join(PORT)).ok().and_then(|text| text.trim().parse().ok());
@@ -39,38 +34,17 @@ pub fn run(folder: &Path) -> Result<()> {
         let lines = [
             "link set lo up".to_owned(),
             format!("link add {BRIDGE} type bridge"),
-            format!("address add {ADDRESS} dev {BRIDGE}"),
+            format!("address add {SWITCH}/24 dev {BRIDGE}"),
             format!("link set {BRIDGE} up"),
         ];
         links::ip(&lines).await.context("cannot make the bridge")?;
+        let inside = tokio::net::TcpListener::bind((SWITCH, SERVER_PORT)).await;
+        let inside = inside.context("cannot listen on the bridge")?;
         let said = host::files::write_atomic(&folder.join(PORT), port.to_string().as_bytes(), 0o600);
         said.context("cannot say that the switch is ready")?;
-        pass(listener).await
+        let servers = (0..servers).map(|number| IpAddr::V4(layout::address(number)));
+        Balancer::new(servers, SERVER_PORT).run(vec![listener, inside]).await
     })
-}
-
-async fn pass(listener: tokio::net::TcpListener) -> Result<()> {
-    let server = SocketAddr::from((layout::address(0), SERVER_PORT));
-    let mut connections = JoinSet::new();
-    loop {
-        while connections.len() >= CONNECTIONS {
-            connections.join_next().await;
-        }
-        tokio::select! {
-            accepted = listener.accept() => {
-                let (mut near, _) = accepted.context("cannot take a connection")?;
-                connections.spawn(async move {
-                    let mut far = tokio::net::TcpStream::connect(server).await?;
-                    tokio::io::copy_bidirectional(&mut near, &mut far).await
-                });
-            }
-            Some(ended) = connections.join_next() => match ended {
-                Ok(Err(error)) => tracing::debug!(%error, "a connection ended"),
-                Ok(Ok(_)) => {}
-                Err(error) => tracing::warn!(%error, "a connection failed"),
-            },
-        }
-    }
 }
 
 /// The port on this machine, if the switch ever ran.

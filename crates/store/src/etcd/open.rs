@@ -28,43 +28,53 @@ const REGISTRY: &str = "/registry/";
 /// How long a member may take to say how it is.
 const QUICK: Duration = Duration::from_secs(2);
 
-/// Everything, in the order in which it makes sense.
+/// Everything, in the order in which it makes sense. Waits for an etcd that starts, or elects a leader, at the same time.
 pub(crate) async fn check(inner: &Inner, options: &EtcdOptions) -> Result<(), StoreError> {
-    members(inner, options).await?;
+    let deadline = Instant::now() + options.patience;
+    let mut told = false;
+    loop {
+        let outcome = once(inner, options).await;
+        let (Err(StoreError::Unavailable(why) | StoreError::OutcomeUnknown(why)), true) =
+            (&outcome, Instant::now() < deadline)
+        else {
+            return outcome;
+        };
+        if !std::mem::replace(&mut told, true) {
+            tracing::warn!("waiting up to {:.0?} for etcd: {why}", options.patience);
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+async fn once(inner: &Inner, options: &EtcdOptions) -> Result<(), StoreError> {
+    members(inner).await?;
     identity(inner, &options.identity).await?;
     keys(inner, options).await
 }
 
-/// Waits until a member answers, and looks at all that do.
-async fn members(inner: &Inner, options: &EtcdOptions) -> Result<(), StoreError> {
-    let deadline = Instant::now() + options.patience;
-    loop {
-        let asked = inner.cluster.members().iter().map(|member| async move {
-            let answer =
-                inner.cluster.ask::<_, StatusResponse>(member, QUICK, STATUS, StatusRequest {}).await;
-            (&*member.address, answer)
-        });
-        let mut found = 0;
-        let mut silent = Vec::new();
-        for (address, answer) in futures::future::join_all(asked).await {
-            match answer {
-                Ok(status) => {
-                    suitable(address, &status)?;
-                    found += 1;
-                }
-                Err(Failure::Final(error)) => return Err(error),
-                Err(failure) => silent.push(format!("{address}: {}", failure.words())),
+/// Looks at all members that answer; one must.
+async fn members(inner: &Inner) -> Result<(), StoreError> {
+    let asked = inner.cluster.members().iter().map(|member| async move {
+        let answer = inner.cluster.ask::<_, StatusResponse>(member, QUICK, STATUS, StatusRequest {}).await;
+        (&*member.address, answer)
+    });
+    let mut found = 0;
+    let mut silent = Vec::new();
+    for (address, answer) in futures::future::join_all(asked).await {
+        match answer {
+            Ok(status) => {
+                suitable(address, &status)?;
+                found += 1;
             }
+            Err(Failure::Final(error)) => return Err(error),
+            Err(failure) => silent.push(format!("{address}: {}", failure.words())),
         }
-        if found > 0 {
-            silent.iter().for_each(|member| tracing::warn!("an etcd member does not answer: {member}"));
-            return Ok(());
-        }
-        if Instant::now() >= deadline {
-            return Err(StoreError::Unavailable(silent.join("; ")));
-        }
-        tokio::time::sleep(PAUSE).await;
     }
+    if found == 0 {
+        return Err(StoreError::Unavailable(silent.join("; ")));
+    }
+    silent.iter().for_each(|member| tracing::warn!("an etcd member does not answer: {member}"));
+    Ok(())
 }
 
 /// Whether a member can be worked with.

@@ -20,6 +20,7 @@ pub mod selector;
 pub mod status;
 pub mod structural;
 pub mod table;
+pub mod tunnel;
 
 /// The Kubernetes release whose API this is, and whose it is: what `/version` and nodes say.
 pub const VERSION: &str = concat!("v1.37.1+skiff-", env!("CARGO_PKG_VERSION"));

@@ -6,6 +6,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use crate::egress::Mode;
+
 /// An IPv4 range such as `10.43.0.0/16`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cidr {
@@ -91,6 +93,8 @@ pub struct Config {
     pub stale_reads_without_quorum: bool,
 }
 
+    /// What goes through the tunnels that nodes open.
+    pub egress: Mode,
 impl Default for Config {
     fn default() -> Config {
         Config {
@@ -109,6 +113,7 @@ impl Default for Config {
         }
     }
 }
+            egress: Mode::default(),
 
 #[cfg(test)]
 mod tests {

@@ -1,10 +1,9 @@
 //! The way to kubelets: HTTP/1.1 over TLS with the API server's client certificate, one connection a request.
 //!
-//! The address was checked by `proxy` and nothing is resolved here. A kubelet must prove to be the node that it is asked as:
+//! The address was checked by `proxy` and nothing is resolved here; `egress` finds the way to it. A kubelet must prove to be the node that it is asked as:
 //! nodes write their own addresses, and one that names another's would be handed that one's logs. Redirects are not
 //! followed; what to make of an answer is `proxy`'s to say.
 
-use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -21,14 +20,14 @@ use hyper::body::{Frame, Incoming};
 use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
+use crate::egress::{Destination, Egress, Stream};
 use crate::proxy::{KubeletAddress, KubeletError, Kubelets};
 use crate::serve::TlsError;
 use crate::types::{Body, BoxError};
 
-/// How long a connection, TLS included, may take to be made.
+/// How long TLS may take to be agreed on.
 const CONNECT: Duration = Duration::from_secs(5);
 /// How long the head of an answer may take. A body may take as long as it likes.
 const ANSWER: Duration = Duration::from_secs(30);
@@ -62,12 +61,18 @@ impl TlsKubelets {
 
     async fn connect(
         &self,
+        egress: &dyn Egress,
         kubelet: &KubeletAddress,
-    ) -> std::io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
-        let name = ServerName::try_from(kubelet.node.clone()).map_err(std::io::Error::other)?;
-        let stream = TcpStream::connect(SocketAddr::new(kubelet.address, kubelet.port)).await?;
-        stream.set_nodelay(true)?;
-        self.tls.connect(name, stream).await
+    ) -> Result<tokio_rustls::client::TlsStream<Stream>, KubeletError> {
+        let failed = |why: &dyn std::fmt::Display| KubeletError(why.to_string());
+        let name = ServerName::try_from(kubelet.node.clone()).map_err(|error| failed(&error))?;
+        let to = Destination::Kubelet { node: kubelet.node.clone(), address: kubelet.socket() };
+        let stream = egress.dial(&to).await.map_err(|error| failed(&error))?;
+        match tokio::time::timeout(CONNECT, self.tls.connect(name, stream)).await {
+            Ok(Ok(stream)) => Ok(stream),
+            Ok(Err(error)) => Err(failed(&format_args!("tls: {error}"))),
+            Err(_) => Err(failed(&"net/http: TLS handshake timeout")),
+        }
     }
 }
 
@@ -75,26 +80,23 @@ impl TlsKubelets {
 impl Kubelets for TlsKubelets {
     async fn get(
         &self,
+        egress: &dyn Egress,
         kubelet: &KubeletAddress,
         path_and_query: &str,
     ) -> Result<Response<Body>, KubeletError> {
-        let failed = |what: &str, why: &dyn std::fmt::Display| KubeletError(format!("{what}: {why}"));
-        let stream = match tokio::time::timeout(CONNECT, self.connect(kubelet)).await {
-            Ok(Ok(stream)) => TokioIo::new(stream),
-            Ok(Err(error)) => return Err(failed("connecting", &error)),
-            Err(elapsed) => return Err(failed("connecting", &elapsed)),
-        };
+        let failed = |why: &dyn std::fmt::Display| KubeletError(why.to_string());
+        let stream = TokioIo::new(self.connect(egress, kubelet).await?);
         let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
             .max_buf_size(HEAD_BYTES)
             .handshake(stream)
             .await
-            .map_err(|error| failed("connecting", &error))?;
+            .map_err(|error| failed(&error))?;
         let mut connection: Driver = (Box::pin(connection) as BoxFuture<'static, _>).fuse();
         let request = Request::get(path_and_query)
             .header(HOST, &kubelet.node)
             .header(ACCEPT, "*/*")
             .body(Empty::<Bytes>::new())
-            .map_err(|error| failed("asking", &error))?;
+            .map_err(|error| failed(&error))?;
         let answer = tokio::time::timeout(ANSWER, async {
             let mut answer = pin!(sender.send_request(request));
             tokio::select! {
@@ -105,8 +107,8 @@ impl Kubelets for TlsKubelets {
         });
         let (parts, incoming) = match answer.await {
             Ok(Ok(response)) => response.into_parts(),
-            Ok(Err(error)) => return Err(failed("waiting for the answer", &error)),
-            Err(elapsed) => return Err(failed("waiting for the answer", &elapsed)),
+            Ok(Err(error)) => return Err(failed(&error)),
+            Err(_) => return Err(failed(&"net/http: timeout awaiting response headers")),
         };
         let body = Streamed { incoming, connection };
         Ok(Response::from_parts(parts, body.boxed_unsync()))

@@ -11,6 +11,7 @@ pub mod bootstrap;
 pub mod catalog;
 pub mod config;
 mod discovery;
+pub mod egress;
 pub mod gate;
 pub mod kubelets;
 pub mod limits;

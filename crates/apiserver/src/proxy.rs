@@ -3,7 +3,7 @@
 //! Which address a node has is looked at before anything is sent to it, and what a kubelet answers is passed on only when it
 //! is an answer: never a redirect. How bytes travel is behind `Kubelets`.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use http::{Response, StatusCode};
 use http_body_util::BodyExt;
 use serde_json::Value;
 
+use crate::egress::Egress;
 use crate::registry::current;
 use crate::request::respond::Answer;
 use crate::request::route::ResourceCall;
@@ -40,6 +41,13 @@ pub struct KubeletAddress {
     pub port: u16,
 }
 
+impl KubeletAddress {
+    /// Address and port.
+    pub fn socket(&self) -> SocketAddr {
+        SocketAddr::new(self.address, self.port)
+    }
+}
+
 /// Why a kubelet did not answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -48,9 +56,10 @@ pub struct KubeletError(pub String);
 /// How kubelets are reached: TLS with the server's client certificate, or a fake.
 #[async_trait]
 pub trait Kubelets: Send + Sync {
-    /// GET of a path and query. The body streams.
+    /// GET of a path and query, over a connection that `egress` makes. The body streams.
     async fn get(
         &self,
+        egress: &dyn Egress,
         kubelet: &KubeletAddress,
         path_and_query: &str,
     ) -> Result<Response<Body>, KubeletError>;
@@ -62,7 +71,12 @@ pub struct NoKubelets;
 
 #[async_trait]
 impl Kubelets for NoKubelets {
-    async fn get(&self, kubelet: &KubeletAddress, _: &str) -> Result<Response<Body>, KubeletError> {
+    async fn get(
+        &self,
+        _: &dyn Egress,
+        kubelet: &KubeletAddress,
+        _: &str,
+    ) -> Result<Response<Body>, KubeletError> {
         Err(KubeletError(format!("no way to the kubelet of node {}", kubelet.node)))
     }
 }
@@ -93,8 +107,9 @@ pub async fn log(server: &Arc<ApiServer>, call: &ResourceCall) -> Result<Answer,
         encode(meta::name(&pod)),
         encode(&container)
     );
-    let answer = server.kubelets().get(&kubelet, &path).await.map_err(|error| {
-        ApiError::internal(format_args!("the kubelet of node {} did not answer: {error}", kubelet.node))
+    let answer = server.kubelets().get(server.routes(), &kubelet, &path).await.map_err(|error| {
+        let text = format!("Get \"https://{}{path}\": {error}", kubelet.socket());
+        ApiError::new(Reason::Unknown, text).with_code(StatusCode::INTERNAL_SERVER_ERROR.as_u16())
     })?;
     pass_on(&kubelet, &call.info.name, answer).await.map(Answer::whole)
 }

@@ -19,7 +19,6 @@ use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::server::conn::{http1, http2};
 use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulConnection;
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
@@ -252,9 +251,11 @@ impl Connection {
         let shutdown = self.shutdown.clone();
         let stream = TokioIo::new(stream);
         if http2 {
-            drive(self.http2().serve_connection(stream, handler), shutdown, address).await;
+            let connection = self.http2().serve_connection(stream, handler);
+            drive(connection, http2::Connection::graceful_shutdown, shutdown, address).await;
         } else {
-            drive(http1().serve_connection(stream, handler), shutdown, address).await;
+            let connection = http1().serve_connection(stream, handler).with_upgrades();
+            drive(connection, http1::UpgradeableConnection::graceful_shutdown, shutdown, address).await;
         }
     }
 
@@ -344,16 +345,20 @@ impl hyper::body::Body for Answer {
 struct BodyError(BoxError);
 
 /// Serves a connection; at the shutdown it finishes what it has begun and takes no more.
-async fn drive<C>(connection: C, shutdown: CancellationToken, address: SocketAddr)
-where
-    C: GracefulConnection,
-    C::Error: std::fmt::Display,
+async fn drive<C, E>(
+    connection: C,
+    finish: impl FnOnce(Pin<&mut C>),
+    shutdown: CancellationToken,
+    address: SocketAddr,
+) where
+    C: Future<Output = Result<(), E>>,
+    E: std::fmt::Display,
 {
     let mut connection = pin!(connection);
     let ended = match shutdown.run_until_cancelled(connection.as_mut()).await {
         Some(ended) => ended,
         None => {
-            connection.as_mut().graceful_shutdown();
+            finish(connection.as_mut());
             connection.await
         }
     };

@@ -19,6 +19,7 @@ use crate::bootstrap;
 use crate::catalog::Catalog;
 use crate::config::Config;
 use crate::discovery::Documents;
+use crate::egress::Routes;
 use crate::metrics::Metrics;
 use crate::proxy::Kubelets;
 use crate::request;
@@ -63,6 +64,7 @@ pub struct ApiServer {
     clock: Clock,
     entropy: Entropy,
     kubelets: Arc<dyn Kubelets>,
+    routes: Routes,
     cache: Arc<Cache>,
     gate: Arc<dyn Gate>,
     documents: Documents,
@@ -83,8 +85,10 @@ impl ApiServer {
         let Dependencies { store, catalog, clock, entropy, kubelets } = dependencies;
         let cache = Cache::load(store.clone(), &catalog, config.stale_reads_without_quorum).await?;
         let gate = gate(cache.clone());
+        let services = config.service_cidr.to_string().parse().ok();
         let server = Arc::new(ApiServer {
             documents: Documents::new(&config, &catalog),
+            routes: Routes::new(config.egress, services, cache.clone()),
             metrics: Metrics::default(),
             tasks: TaskTracker::new(),
             shutdown: CancellationToken::new(),
@@ -215,6 +219,11 @@ impl ApiServer {
 
     pub(crate) fn kubelets(&self) -> &dyn Kubelets {
         &*self.kubelets
+    }
+
+    /// The ways into the cluster: to kubelets and pods.
+    pub fn routes(&self) -> &Routes {
+        &self.routes
     }
 
     pub(crate) fn cache(&self) -> &Arc<Cache> {

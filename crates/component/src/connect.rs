@@ -60,6 +60,14 @@ pub enum ConnectError {
     /// The certificate authority cannot be read.
     #[error("the certificate authority: {0}")]
     Authority(String),
+    /// The server cannot be reached.
+    #[error("{server}: {source}")]
+    Unreachable {
+        /// The server.
+        server: String,
+        /// What the system or TLS said.
+        source: std::io::Error,
+    },
     /// TLS refuses the certificates or keys.
     #[error("TLS: {0}")]
     Tls(#[from] rustls::Error),
@@ -181,6 +189,32 @@ pub fn unverified(server: &str) -> Result<kube::Client, ConnectError> {
         .with_no_client_auth();
     config.alpn_protocols = protocols();
     plain(server, config, None)
+}
+
+/// A connection of its own to an API server, for what is no request: HTTP/1.1 over TLS with the certificate of the moment.
+/// Given back with the host and port that it is for.
+pub async fn dedicated(
+    server: &str,
+    authority: &[u8],
+    identity: &Arc<Identity>,
+) -> Result<(TlsStream<TcpStream>, String), ConnectError> {
+    let uri = address(server)?;
+    let bad = || ConnectError::Server(server.to_owned());
+    let host = uri.host().ok_or_else(bad)?.trim_matches(['[', ']']).to_owned();
+    let name = ServerName::try_from(host.clone()).map_err(|_| bad())?;
+    let mut config =
+        versions()?.with_root_certificates(roots(authority)?).with_client_cert_resolver(identity.clone());
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let making = async {
+        let stream = TcpStream::connect((host.as_str(), uri.port_u16().unwrap_or(443))).await?;
+        stream.set_nodelay(true)?;
+        TlsConnector::from(Arc::new(config)).connect(name, stream).await
+    };
+    let made = tokio::time::timeout(CONNECT, making)
+        .await
+        .unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
+    let stream = made.map_err(|source| ConnectError::Unreachable { server: server.to_owned(), source })?;
+    Ok((stream, uri.authority().map(ToString::to_string).unwrap_or_default()))
 }
 
 fn plain(

@@ -15,6 +15,7 @@ mod key;
 pub mod lease;
 pub mod queue;
 
+pub mod tunnel;
 use api_machinery::clock::Clock;
 use api_machinery::entropy::Entropy;
 use tokio_util::sync::CancellationToken;

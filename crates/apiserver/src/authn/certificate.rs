@@ -44,6 +44,12 @@ pub fn user(der: &CertificateDer<'_>, now: Timestamp) -> Result<Option<UserInfo>
     Ok(Some(UserInfo { name: name.to_owned(), uid: String::new(), groups, extra: extra.into() }))
 }
 
+/// Until when a certificate is good; `None` if it is none.
+pub fn ends(der: &CertificateDer<'_>) -> Option<Timestamp> {
+    let (_, certificate) = X509Certificate::from_der(der).ok()?;
+    Timestamp::from_second(certificate.validity().not_after.timestamp()).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

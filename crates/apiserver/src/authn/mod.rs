@@ -14,6 +14,7 @@ use http::header::AUTHORIZATION;
 use http::request::Parts;
 
 pub use self::bearer::{account_user, review, user_value};
+pub use self::certificate::ends as certificate_ends;
 use crate::authz::Authorizer;
 use crate::tokens::Tokens;
 use crate::types::{ANONYMOUS, Lookup, PeerCertificates, UserInfo};

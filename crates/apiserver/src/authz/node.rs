@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use super::Verdict;
 use super::rules::Rule;
+use crate::egress;
 use crate::policy;
 use crate::references;
 use crate::types::{Lookup, RequestInfo, UserInfo};
@@ -71,6 +72,13 @@ impl NodeAuthorizer {
                 ("storage.k8s.io", "csinodes") => return csi_node(node, info),
                 _ => {}
             }
+        }
+        if let Some(other) = egress::connect::asked_for(info) {
+            return if other == node {
+                yes()
+            } else {
+                no(&format!("node '{node}' can only open its own tunnel"))
+            };
         }
         if self.rules.iter().any(|rule| rule.allows(info)) { yes() } else { no("") }
     }

@@ -25,6 +25,7 @@ use http::{Request, Response};
 use self::query::Query;
 use self::route::Route;
 use crate::discovery;
+use crate::egress;
 use crate::registry;
 use crate::server::ApiServer;
 use crate::types::{Body, RequestBody};
@@ -49,6 +50,9 @@ async fn serve(server: &Arc<ApiServer>, parts: Parts, body: RequestBody) -> Resu
     let user = authenticate::user(server, &parts).await?;
     let permit = flow::enter(server, &user, &parsed.info).await?;
     authorize::check(server, &user, &parsed.info).await?;
+    if egress::connect::asked_for(&parsed.info).is_some() {
+        return egress::connect::accept(server, &user, &parsed.info, parts).await;
+    }
     match route::find(server, &parts, parsed, query, user)? {
         Route::Document(call) => discovery::serve(server, &call).await,
         Route::Read(call) => {

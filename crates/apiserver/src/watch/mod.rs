@@ -12,6 +12,6 @@ mod stream;
 
 pub use cache::{Cache, Freshness};
 pub use object::{Cached, Index};
-pub use resource::{Event, ResourceCache, Subscription, TooOld};
+pub use resource::{Event, Next, ResourceCache, Subscription, TooOld};
 pub use selection::Selection;
 pub use stream::{Render, Start, WatchPlan, WatchRequest, watch_body};

@@ -27,11 +27,11 @@ use crate::tls::Authority;
 type Answer = Response<UnsyncBoxBody<Bytes, BoxError>>;
 
 /// A kubelet that answers by the name of the container, and notes what it was asked.
-struct Kubelet {
-    address: SocketAddr,
-    asked: Arc<Mutex<Vec<String>>>,
+pub struct Kubelet {
+    pub address: SocketAddr,
+    pub asked: Arc<Mutex<Vec<String>>>,
     /// What the container `stream` writes.
-    lines: mpsc::Sender<&'static str>,
+    pub lines: mpsc::Sender<&'static str>,
     /// Closes when nobody reads `stream` any more.
     tasks: JoinSet<()>,
 }
@@ -42,7 +42,7 @@ fn whole(code: u16, text: &str) -> Answer {
 }
 
 impl Kubelet {
-    async fn start(authority: &Authority, name: &str) -> Kubelet {
+    pub async fn start(authority: &Authority, name: &str) -> Kubelet {
         let (chain, key) = authority.sign(name);
         let mut roots = rustls::RootCertStore::empty();
         roots.add(authority.certificate.clone()).expect("a CA");
@@ -107,27 +107,37 @@ fn answer(request: &Request<Incoming>, receiver: &Receiver) -> Answer {
 
 /// A server with one node, whose kubelet is at `address`, and a pod on it.
 async fn cluster(authority: &Authority, config: Config, address: (&str, u16), node: &str) -> Fixture {
+    let fixture = Fixture::with(config, Arc::new(way(authority)), SimDisk::new(1)).await;
+    for (path, object) in objects(address, node) {
+        fixture.must("POST", path, Some(&object)).await;
+    }
+    fixture
+}
+
+/// The way to kubelets whose certificates `authority` signed.
+pub fn way(authority: &Authority) -> TlsKubelets {
     let (chain, key) = authority.sign("apiserver");
-    let kubelets = TlsKubelets::new(std::slice::from_ref(&authority.certificate), chain, key).expect("TLS");
-    let fixture = Fixture::with(config, Arc::new(kubelets), SimDisk::new(1)).await;
+    TlsKubelets::new(std::slice::from_ref(&authority.certificate), chain, key).expect("TLS")
+}
+
+/// A node whose kubelet is at `address`, and a pod on it.
+pub fn objects(address: (&str, u16), node: &str) -> [(&'static str, Value); 2] {
     let status = json!({
         "addresses": [{"type": "InternalIP", "address": address.0}],
         "daemonEndpoints": {"kubeletEndpoint": {"Port": address.1}},
     });
     let object = json!({"metadata": {"name": node}, "status": status});
-    fixture.must("POST", "/api/v1/nodes", Some(&object)).await;
     let containers: Vec<Value> = ["plain", "redirect", "waiting", "broken", "stream"]
         .iter()
         .map(|name| json!({"name": name, "image": "i"}))
         .collect();
     let pod = json!({"metadata": {"name": "p"}, "spec": {"nodeName": node, "containers": containers}});
-    fixture.must("POST", "/api/v1/namespaces/default/pods", Some(&pod)).await;
-    fixture
+    [("/api/v1/nodes", object), ("/api/v1/namespaces/default/pods", pod)]
 }
 
-const LOG: &str = "/api/v1/namespaces/default/pods/p/log";
+pub const LOG: &str = "/api/v1/namespaces/default/pods/p/log";
 
-fn local() -> Config {
+pub fn local() -> Config {
     Config { loopback_kubelets: true, ..Config::default() }
 }
 

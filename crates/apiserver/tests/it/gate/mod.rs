@@ -4,6 +4,7 @@ mod grants;
 mod identities;
 mod join;
 mod nodes;
+mod tunnels;
 
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ use apiserver::catalog::Catalog;
 use apiserver::gate::{GateConfig, cluster_gate, controller_manager};
 use apiserver::limits::Limits;
 use apiserver::pki::{Client, Names, Pki};
-use apiserver::proxy::NoKubelets;
+use apiserver::proxy::{Kubelets, NoKubelets};
 use apiserver::tokens::Tokens;
 use apiserver::types::{PeerCertificates, UserInfo};
 use apiserver::{ApiServer, Config, Dependencies};
@@ -47,6 +48,10 @@ fn user(name: &str) -> UserInfo {
 
 impl Cluster {
     async fn new() -> Cluster {
+        Cluster::with(Config::default(), Arc::new(NoKubelets)).await
+    }
+
+    async fn with(config: Config, kubelets: Arc<dyn Kubelets>) -> Cluster {
         let folder = tempfile::tempdir().expect("a folder");
         let clock = Clock::system();
         let names = Names { node_name: "a".to_owned(), ..Names::default() };
@@ -59,7 +64,7 @@ impl Cluster {
             catalog: Catalog::built_in(),
             clock: clock.clone(),
             entropy: Entropy::seeded(1),
-            kubelets: Arc::new(NoKubelets),
+            kubelets,
         };
         let gate = GateConfig {
             clock,
@@ -67,8 +72,7 @@ impl Cluster {
             tokens: tokens.clone(),
             limits: Limits::default(),
         };
-        let server =
-            ApiServer::start(Config::default(), dependencies, cluster_gate(gate)).await.expect("a server");
+        let server = ApiServer::start(config, dependencies, cluster_gate(gate)).await.expect("a server");
         Cluster { server, pki, tokens, _folder: folder }
     }
 

@@ -1,5 +1,5 @@
 //! After a change of modes: takes away what the others left in the kernel. While two modes are there each translates what
-//! the other would, so that nothing is cut by the order of things.
+//! the other would, so that new connections are answered throughout. Those that the virtual server translates end with it.
 
 use host::iptables;
 use host::nft::{Nft, NftProgram};

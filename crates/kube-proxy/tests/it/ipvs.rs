@@ -8,7 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use host::ipvs::{Change, Ipvs as _, Kernel, LINK, Services, VirtualService};
-use host::{iptables, process};
+use host::nft::NftProgram;
+use host::process;
+use kube_proxy::apply::Mode;
+use kube_proxy::ipvs::{Ipvs, Settings};
 use kube_proxy::plan::{Frontend, Plan, Protocol};
 use kube_proxy::{ProxyMode, clean};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -17,7 +20,7 @@ use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use crate::packets::{ask, at, backends};
-use crate::{World, isolated_in, plan, port, service};
+use crate::{World, changes, isolated_in, plan, port, ranges, service};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const WEB: VirtualService = VirtualService { address: Ipv4Addr::new(10, 43, 0, 9), protocol: 6, port: 80 };
@@ -111,6 +114,19 @@ fn ipvs_addresses_of_services_do_not_lead_to_processes_of_the_node() {
     });
 }
 
+#[test]
+fn ipvs_says_which_module_a_scheduler_lacks() {
+    isolated_in(ProxyMode::Ipvs, async |world| {
+        let nft = Arc::new(NftProgram::new(TaskTracker::new()));
+        let settings = Settings { scheduler: "nonesuch".to_owned(), ..Settings::default() };
+        let mut mode = Ipvs::new(Arc::new(kernel()), nft, TaskTracker::new(), ranges(), settings);
+        drop(world);
+        let plan = plan([service(9, 1)]);
+        let error = mode.reconcile(&plan, &changes(&Plan::default(), &plan)).await.unwrap_err();
+        assert!(error.to_string().contains("module ip_vs_nonesuch is missing"), "{error}");
+    });
+}
+
 /// From mode to mode the Service answers, and nothing is left of the mode before.
 #[test]
 fn ipvs_and_other_modes_follow_each_other() {
@@ -119,19 +135,19 @@ fn ipvs_and_other_modes_follow_each_other() {
         let plan = plan([service(9, 2)]);
         let kernel = Arc::new(kernel());
         drop(world);
-        use ProxyMode::{Iptables, Ipvs, Nftables};
-        for mode in [Nftables, Ipvs, Iptables, Ipvs, Nftables, Iptables, Nftables] {
+        let (nftables, ipvs, iptables) = (ProxyMode::Nftables, ProxyMode::Ipvs, ProxyMode::Iptables);
+        for mode in [nftables, ipvs, iptables, ipvs, nftables, iptables, nftables] {
             let mut world = World::new(mode);
             world.apply(&plan).await;
             clean::others(mode).await.unwrap();
             assert!(ask(at(9)).await.is_ok(), "{mode:?}");
             let link = process::run("ip", &["link", "show", "dev", LINK]).await.is_ok();
             let services = !kernel.services().await.unwrap().is_empty();
-            assert_eq!((link, services), (mode == Ipvs, mode == Ipvs), "{mode:?}");
-            let chains = iptables::save().await.unwrap().contains(":KUBE-SERVICES");
-            assert_eq!(chains, mode == Iptables, "{mode:?}");
+            assert_eq!((link, services), (mode == ipvs, mode == ipvs), "{mode:?}");
+            let chains = host::iptables::save().await.unwrap().contains(":KUBE-SERVICES");
+            assert_eq!(chains, mode == iptables, "{mode:?}");
             let table = process::run("nft", &["list", "table", "ip", kube_proxy::rules::TABLE]).await.is_ok();
-            assert_eq!(table, mode != Iptables, "{mode:?}");
+            assert_eq!(table, mode != iptables, "{mode:?}");
             world.apply(&Plan::default()).await;
             world.apply(&plan).await;
         }

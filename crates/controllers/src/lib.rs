@@ -26,6 +26,7 @@ mod indices;
 mod informers;
 mod resources;
 mod revisions;
+mod selection;
 mod services;
 mod wiring;
 
@@ -34,6 +35,7 @@ use component::Context;
 pub use indices::{ByLabel, ByOwner};
 pub use informers::Informers;
 pub use resources::Resources;
+pub use selection::{Selection, UnknownController};
 
 /// What the controllers need to know of the cluster.
 #[derive(Clone, Debug, Default)]
@@ -47,35 +49,58 @@ pub struct Config {
     /// The server's address as nodes that join see it, such as `https://192.0.2.1:6443`; without it, `cluster-info` is
     /// somebody else's to make.
     pub server: Option<String>,
+    /// Which controllers run.
+    pub controllers: Selection,
+    /// How long nodes may be silent, and how fast they are emptied then.
+    pub node_lifecycle: node_lifecycle::Policy,
 }
 
-/// Starts every controller on one shared cache per kind, and runs until `context.shutdown`.
+/// Starts the controllers on one shared cache per kind, and runs until `context.shutdown`.
 pub async fn run(context: Context, config: Config) {
     let informers = Informers::start(&context);
-    replicaset::start(&context, &informers);
-    deployment::start(&context, &informers);
-    stateful_set::start(&context, &informers);
-    disruption::start(&context, &informers);
-    endpointslice::start(&context, &informers);
-    endpoints::start(&context, &informers);
-    let resources = Resources::start(&context);
-    garbage_collector::start(&context, &resources);
-    namespace::start(&context, &informers, &resources);
-    if let Some(allocations) = config.node_ranges {
+    let on = |name: &str| config.controllers.has(name);
+    type Start = fn(&Context, &Informers);
+    let simple: [(&str, Start); 11] = [
+        ("replicaset-controller", replicaset::start),
+        ("deployment-controller", deployment::start),
+        ("statefulset-controller", stateful_set::start),
+        ("disruption-controller", disruption::start),
+        ("endpointslice-controller", endpointslice::start),
+        ("endpoints-controller", endpoints::start),
+        ("pod-garbage-collector-controller", pod_gc::start),
+        ("serviceaccount-controller", service_account::start),
+        ("certificatesigningrequest-approving-controller", certificates::approver::start),
+        ("certificatesigningrequest-cleaner-controller", certificates::cleaner::start),
+        ("token-cleaner-controller", bootstrap_tokens::cleaner::start),
+    ];
+    for (_, start) in simple.iter().filter(|(name, _)| on(name)) {
+        start(&context, &informers);
+    }
+    if on("garbage-collector-controller") || on("namespace-controller") {
+        let resources = Resources::start(&context);
+        if on("garbage-collector-controller") {
+            garbage_collector::start(&context, &resources);
+        }
+        if on("namespace-controller") {
+            namespace::start(&context, &informers, &resources);
+        }
+    }
+    if let Some(allocations) = config.node_ranges.filter(|_| on("node-ipam-controller")) {
         node_ipam::start(&context, &informers, allocations);
     }
-    node_lifecycle::start(&context, &informers);
-    pod_gc::start(&context, &informers);
-    service_account::start(&context, &informers);
-    root_ca::start(&context, &informers, &config.root_ca);
-    certificates::approver::start(&context, &informers);
-    certificates::cleaner::start(&context, &informers);
-    if let Some(authority) = config.signer {
+    if on("node-lifecycle-controller") {
+        node_lifecycle::start(&context, &informers, &config.node_lifecycle);
+    }
+    if on("root-ca-certificate-publisher-controller") {
+        root_ca::start(&context, &informers, &config.root_ca);
+    }
+    if let Some(authority) = config.signer.filter(|_| on("certificatesigningrequest-signing-controller")) {
         certificates::signer::start(&context, &informers, authority);
     }
-    let kubeconfig =
-        config.server.map(|server| bootstrap_tokens::cluster_info::kubeconfig(&server, &config.root_ca));
-    bootstrap_tokens::cluster_info::start(&context, &informers, kubeconfig);
-    bootstrap_tokens::cleaner::start(&context, &informers);
+    if on("bootstrap-signer-controller") {
+        let kubeconfig =
+            config.server.map(|server| bootstrap_tokens::cluster_info::kubeconfig(&server, &config.root_ca));
+        bootstrap_tokens::cluster_info::start(&context, &informers, kubeconfig);
+    }
     context.shutdown.cancelled().await;
 }

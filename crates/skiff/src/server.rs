@@ -184,6 +184,7 @@ impl Plan {
             node_ranges: Some(self.node_ranges.clone()),
             signer: Some(Arc::new(authority.context("the CA that signs for nodes")?)),
             server: Some(self.endpoint.clone().unwrap_or_else(|| format!("https://{own}"))),
+            ..controllers::Config::default()
         };
         parts.spawn(async move {
             if elect {

@@ -23,6 +23,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::plan::{self, Health, Permission};
+use super::policy::Policy;
 use super::zones::{Mode, Zones};
 use crate::answers::{is_conflict, is_not_found};
 use crate::informers::{Informers, NODE_LEASES};
@@ -49,6 +50,7 @@ pub struct Monitor {
     /// The API server did not answer when it was last asked for a Lease.
     away: Arc<AtomicBool>,
     zones: Arc<Mutex<Zones>>,
+    policy: Policy,
     /// Our own writes of nodes. With an older view an eviction would seem to begin twice.
     written: Arc<Freshness<String>>,
     queue: Queue<String>,
@@ -57,7 +59,7 @@ pub struct Monitor {
 
 impl Monitor {
     /// A monitor that has heard nothing yet.
-    pub fn new(context: &Context, informers: &Informers, queue: &Queue<String>) -> Self {
+    pub fn new(context: &Context, informers: &Informers, queue: &Queue<String>, policy: &Policy) -> Self {
         Self {
             context: context.clone(),
             nodes: informers.nodes.clone(),
@@ -65,7 +67,8 @@ impl Monitor {
             by_node: informers.pods_by_node.clone(),
             heard: Arc::default(),
             away: Arc::default(),
-            zones: Arc::default(),
+            zones: Arc::new(Mutex::new(Zones::new(policy.clone()))),
+            policy: policy.clone(),
             written: Arc::default(),
             queue: queue.clone(),
             recorder: Recorder::new(context, "node-controller", None),
@@ -147,12 +150,12 @@ impl Monitor {
         }
         let api: Api<Node> = Api::all(self.context.client.clone());
         let now = self.context.clock.now();
-        let mut health = plan::health(&node, self.silence(name), now);
+        let mut health = plan::health(&node, self.silence(name), &self.policy, now);
         if matches!(health, Health::Lost(_)) {
             if !self.hear(name).await? {
                 return Ok(Next::After(AWAY));
             }
-            health = plan::health(&node, self.silence(name), now);
+            health = plan::health(&node, self.silence(name), &self.policy, now);
         }
         let mut next = Next::Done;
         let mut current = (*node).clone();

@@ -9,6 +9,7 @@
 mod eviction;
 mod health;
 mod plan;
+mod policy;
 #[cfg(test)]
 mod tests;
 mod zones;
@@ -27,14 +28,16 @@ use crate::wiring::{self, Cache};
 use eviction::Evictor;
 use health::Monitor;
 
+pub use policy::Policy;
+
 /// Nodes, and pods, that are looked at side by side.
 const WORKERS: usize = 4;
 
 /// Starts the controller.
-pub fn start(context: &Context, informers: &Informers) {
+pub fn start(context: &Context, informers: &Informers, policy: &Policy) {
     let nodes: Queue<String> = Queue::new();
     let pods: Queue<ObjectKey> = Queue::new();
-    let monitor = Monitor::new(context, informers, &nodes);
+    let monitor = Monitor::new(context, informers, &nodes, policy);
     let evictor = Evictor::new(context, informers);
     follow_nodes(informers, &monitor, &nodes, &pods);
     follow_leases(informers, &monitor, &nodes);

@@ -8,10 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use pod_rules::status::{condition as pod_condition, is_ready as pod_is_ready};
 use pod_rules::taints::{NO_EXECUTE, NO_SCHEDULE, toleration_deadline};
 
-/// How long a node may be silent (upstream's `--node-monitor-grace-period`).
-pub const GRACE: Duration = Duration::from_secs(50);
-/// How long a node may be silent that has never said that it is ready (`--node-startup-grace-period`).
-pub const STARTUP_GRACE: Duration = Duration::from_secs(60);
+use super::policy::Policy;
 
 /// The node is not ready.
 pub const NOT_READY: &str = "node.kubernetes.io/not-ready";
@@ -64,8 +61,9 @@ pub enum Health {
 }
 
 /// Judges a node by how long nothing was heard of it, on our clock.
-pub fn health(node: &Node, silence: Duration, now: Timestamp) -> Health {
-    let grace = if condition(node, "Ready").is_some() { GRACE } else { STARTUP_GRACE };
+pub fn health(node: &Node, silence: Duration, policy: &Policy, now: Timestamp) -> Health {
+    let has_reported = condition(node, "Ready").is_some();
+    let grace = if has_reported { policy.grace } else { policy.startup_grace };
     if silence < grace {
         return Health::Alive(grace - silence);
     }

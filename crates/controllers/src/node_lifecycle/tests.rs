@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::plan::{self, Health, Permission};
+use super::policy::{Policy, interval};
 use super::zones::{Mode, Zones};
 
 fn parsed<T: serde::de::DeserializeOwned>(value: Value) -> T {
@@ -76,7 +77,8 @@ fn silence_becomes_unknown_after_the_grace() {
         (unknown, 500, None, ""),
     ];
     for (conditions, silence, left, reasons) in cases {
-        let health = plan::health(&node(conditions), Duration::from_secs(silence), at(20));
+        let health =
+            plan::health(&node(conditions), Duration::from_secs(silence), &Policy::default(), at(20));
         match health {
             Health::Alive(time) => assert_eq!(Some(time), left, "{conditions} {silence}"),
             Health::Silent => assert_eq!((left, reasons), (None, ""), "{conditions} {silence}"),
@@ -274,4 +276,27 @@ fn only_a_change_of_what_is_allowed_is_told() {
     assert!(zones.see("x", Some(&node("Ready=False"))), "the last one that was ready");
     assert!(!zones.see("y", None));
     assert!(zones.see("x", None));
+}
+
+#[test]
+fn a_zone_is_emptied_as_fast_as_was_asked_for() {
+    assert_eq!(interval(0.1), Some(Duration::from_secs(10)));
+    assert_eq!(
+        (interval(0.0), interval(-1.0), interval(f64::NAN), interval(1e-300)),
+        (None, None, None, None)
+    );
+    let mut zones = Zones::new(Policy { eviction_rate: 2.0, ..Policy::default() });
+    zones.see("a", Some(&node("Ready=False")));
+    zones.see("b", Some(&node("Ready=True")));
+    let now = Instant::now();
+    assert_eq!(zones.take("a", now), Ok(()));
+    assert_eq!(zones.take("a", now), Err(Some(Duration::from_millis(500))));
+    let mut never = Zones::new(Policy { eviction_rate: 0.0, ..Policy::default() });
+    never.see("a", Some(&node("Ready=False")));
+    never.see("b", Some(&node("Ready=True")));
+    assert_eq!(never.take("a", now), Err(None));
+    let patient = Policy { grace: Duration::from_secs(70), ..Policy::default() };
+    let reported = node("Ready=True");
+    let health = plan::health(&reported, Duration::from_secs(60), &patient, at(20));
+    assert_eq!(health, Health::Alive(Duration::from_secs(10)));
 }

@@ -7,15 +7,7 @@ use k8s_openapi::api::core::v1::Node;
 use tokio::time::Instant;
 
 use super::plan::is_ready;
-
-/// Time between two nodes of a zone (upstream's `--node-eviction-rate` 0.1).
-const INTERVAL: Duration = Duration::from_secs(10);
-/// The same while a large zone is in trouble (`--secondary-node-eviction-rate` 0.01).
-const SLOW_INTERVAL: Duration = Duration::from_secs(100);
-/// Above this many nodes a zone is large (`--large-cluster-size-threshold`).
-const LARGE: usize = 50;
-/// Percentage of nodes not ready from which a zone is in trouble (`--unhealthy-zone-threshold` 0.55).
-const UNHEALTHY_PERCENT: usize = 55;
+use super::policy::{Policy, interval};
 
 /// What may happen in a zone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +25,7 @@ pub enum Mode {
 /// The zones of all nodes.
 #[derive(Debug, Default)]
 pub struct Zones {
+    policy: Policy,
     nodes: BTreeMap<String, (String, bool)>,
     modes: BTreeMap<String, Mode>,
     /// When the next node of a zone may be emptied.
@@ -48,6 +41,11 @@ fn zone(node: &Node) -> String {
 }
 
 impl Zones {
+    /// No zones yet.
+    pub fn new(policy: Policy) -> Self {
+        Self { policy, ..Self::default() }
+    }
+
     /// Takes in the state of a node; says whether any zone's mode has changed.
     pub fn see(&mut self, name: &str, node: Option<&Node>) -> bool {
         let before = match node {
@@ -76,12 +74,8 @@ impl Zones {
             () if lifted => Mode::Lifted,
             // All of one zone, while others live: its nodes are as gone as a single one would be.
             () if all == failed => Mode::Normal,
-            () if failed > 2 && failed * 100 >= all * UNHEALTHY_PERCENT => {
-                if all > LARGE {
-                    Mode::Slow
-                } else {
-                    Mode::Halted
-                }
+            () if failed > 2 && failed as f64 >= all as f64 * self.policy.unhealthy_zone => {
+                if all > self.policy.large_zone { Mode::Slow } else { Mode::Halted }
             }
             () => Mode::Normal,
         };
@@ -97,10 +91,11 @@ impl Zones {
     /// Asks to begin to empty a node now. If not, says how long to wait, or `None` to wait for another mode.
     pub fn take(&mut self, name: &str, now: Instant) -> Result<(), Option<Duration>> {
         let interval = match self.mode(name) {
-            Mode::Normal => INTERVAL,
-            Mode::Slow => SLOW_INTERVAL,
-            Mode::Halted | Mode::Lifted => return Err(None),
+            Mode::Normal => interval(self.policy.eviction_rate),
+            Mode::Slow => interval(self.policy.secondary_eviction_rate),
+            Mode::Halted | Mode::Lifted => None,
         };
+        let interval = interval.ok_or(None)?;
         let zone = self.nodes.get(name).map(|(zone, _)| zone.clone()).unwrap_or_default();
         match self.next.get(&zone) {
             Some(next) if *next > now => Err(Some(*next - now)),

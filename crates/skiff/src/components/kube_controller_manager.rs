@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use api_machinery::entropy::Entropy;
@@ -10,6 +11,7 @@ use controllers::certificates::Authority;
 use controllers::node_ipam::{Allocations, NODE_PREFIXES, Range};
 use tokio_util::sync::CancellationToken;
 
+use super::duration;
 use super::election::{LeaderElection, run_as_leader};
 use super::secure_serving::SecureServing;
 
@@ -41,6 +43,11 @@ pub struct KubeControllerManagerFlags {
     /// Range of the Services' addresses, of which no node gets a part
     #[arg(long)]
     pub service_cluster_ip_range: Option<String>,
+    /// Which controllers run: * for all, NAME for one, -NAME for all but that
+    #[arg(long, value_delimiter = ',', default_value = "*", allow_hyphen_values = true)]
+    pub controllers: Vec<String>,
+    #[command(flatten)]
+    pub nodes: NodeLifecycle,
     /// Port that health and metrics are served on; 0 for none
     #[arg(long, default_value_t = 10257)]
     pub secure_port: u16,
@@ -48,6 +55,42 @@ pub struct KubeControllerManagerFlags {
     pub serving: SecureServing,
     #[command(flatten)]
     pub election: LeaderElection,
+}
+
+/// How long nodes may be silent, and how fast they are emptied then.
+#[derive(Args, Clone, Debug)]
+pub struct NodeLifecycle {
+    /// How long a node may be silent until it is not ready
+    #[arg(long, default_value = "50s", value_parser = duration)]
+    pub node_monitor_grace_period: Duration,
+    /// The same for a node that has never said that it is ready
+    #[arg(long, default_value = "1m0s", value_parser = duration)]
+    pub node_startup_grace_period: Duration,
+    /// Nodes of a zone that are emptied in a second
+    #[arg(long, default_value_t = 0.1)]
+    pub node_eviction_rate: f64,
+    /// The same while a large zone is in trouble
+    #[arg(long, default_value_t = 0.01)]
+    pub secondary_node_eviction_rate: f64,
+    /// Above this many nodes a zone is large; a smaller one that is in trouble is left alone
+    #[arg(long, default_value_t = 50)]
+    pub large_cluster_size_threshold: usize,
+    /// The part of a zone's nodes that is not ready from which it is in trouble
+    #[arg(long, default_value_t = 0.55)]
+    pub unhealthy_zone_threshold: f64,
+}
+
+impl NodeLifecycle {
+    fn policy(&self) -> controllers::node_lifecycle::Policy {
+        controllers::node_lifecycle::Policy {
+            grace: self.node_monitor_grace_period,
+            startup_grace: self.node_startup_grace_period,
+            eviction_rate: self.node_eviction_rate,
+            secondary_eviction_rate: self.secondary_node_eviction_rate,
+            large_zone: self.large_cluster_size_threshold,
+            unhealthy_zone: self.unhealthy_zone_threshold,
+        }
+    }
 }
 
 impl KubeControllerManagerFlags {
@@ -62,6 +105,8 @@ impl KubeControllerManagerFlags {
             node_ranges: self.node_ranges()?,
             signer: self.signer()?,
             server: None,
+            controllers: controllers::Selection::new(&self.controllers).context("--controllers")?,
+            node_lifecycle: self.nodes.policy(),
         })
     }
 
@@ -100,4 +145,40 @@ pub async fn run(flags: KubeControllerManagerFlags, shutdown: CancellationToken)
         controllers::run(context, config)
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Only {
+        #[command(flatten)]
+        flags: KubeControllerManagerFlags,
+    }
+
+    fn config(words: &str) -> Result<controllers::Config, String> {
+        let line = format!("kube-controller-manager --kubeconfig /k {words}");
+        let only = Only::try_parse_from(line.split_whitespace()).map_err(|error| error.to_string())?;
+        only.flags.config().map_err(|error| format!("{error:#}"))
+    }
+
+    #[test]
+    fn what_is_said_of_nodes_and_controllers_is_done() {
+        let usual = config("").expect("defaults");
+        assert_eq!(usual.node_lifecycle, controllers::node_lifecycle::Policy::default());
+        assert_eq!(usual.controllers, controllers::Selection::default());
+        let given = config(
+            "--controllers=*,-deployment-controller --node-monitor-grace-period 20s --node-eviction-rate 0 \
+             --unhealthy-zone-threshold 0.5",
+        );
+        let given = given.expect("flags");
+        assert_eq!(given.node_lifecycle.grace, Duration::from_secs(20));
+        assert_eq!((given.node_lifecycle.eviction_rate, given.node_lifecycle.unhealthy_zone), (0.0, 0.5));
+        assert_ne!(given.controllers, controllers::Selection::default());
+        let words = config("--controllers -weather").expect_err("there is none");
+        assert!(words.contains("\"weather\" is not in the list of known controllers"), "{words}");
+    }
 }

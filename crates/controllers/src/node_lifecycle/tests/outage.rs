@@ -20,6 +20,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::super::policy::Policy;
 use crate::Informers;
 
 #[derive(Default)]
@@ -87,7 +88,7 @@ fn start(api: &Api) -> Context {
         shutdown: CancellationToken::new(),
     };
     let informers = Informers::start(&context);
-    super::super::start(&context, &informers);
+    super::super::start(&context, &informers, &Policy::default());
     context
 }
 

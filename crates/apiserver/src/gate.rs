@@ -40,11 +40,11 @@ pub struct ClusterGate {
 }
 
 impl ClusterGate {
-    /// Reads objects through `lookup`.
-    pub fn new(config: GateConfig, lookup: Arc<dyn Lookup>) -> ClusterGate {
+    /// Reads objects through `lookup`. Unless `anonymous`, whoever shows no credentials is refused everywhere.
+    pub fn new(config: GateConfig, lookup: Arc<dyn Lookup>, anonymous: bool) -> ClusterGate {
         let GateConfig { clock, entropy, tokens, limits } = config;
         ClusterGate {
-            authenticator: Authenticator { lookup: lookup.clone(), tokens, clock: clock.clone() },
+            authenticator: Authenticator { lookup: lookup.clone(), tokens, clock: clock.clone(), anonymous },
             authorizer: Authorizer::new(lookup.clone()),
             admission: Admission { lookup, entropy, clock },
             flow: FlowControl::new(limits),
@@ -54,7 +54,12 @@ impl ClusterGate {
 
 /// What `ApiServer::start` asks for.
 pub fn cluster_gate(config: GateConfig) -> impl FnOnce(Arc<dyn Lookup>) -> Arc<dyn Gate> {
-    move |lookup| Arc::new(ClusterGate::new(config, lookup))
+    gate(config, true)
+}
+
+/// The same, where whoever is nobody may see what is harmless (`anonymous`), or nothing at all.
+pub fn gate(config: GateConfig, anonymous: bool) -> impl FnOnce(Arc<dyn Lookup>) -> Arc<dyn Gate> {
+    move |lookup| Arc::new(ClusterGate::new(config, lookup, anonymous))
 }
 
 /// The scheduler, as a client in this process.
@@ -108,7 +113,7 @@ impl Gate for ClusterGate {
     }
 
     async fn token(&self, _: &UserInfo, account: &Value, request: &mut Value) -> Result<(), ApiError> {
-        let Authenticator { lookup, tokens, clock } = &self.authenticator;
+        let Authenticator { lookup, tokens, clock, .. } = &self.authenticator;
         reviews::token_request(&**lookup, tokens, clock, account, request).await
     }
 

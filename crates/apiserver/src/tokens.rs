@@ -10,7 +10,7 @@ use ring::signature::{
     ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair, UnparsedPublicKey,
 };
 use rustls_pki_types::PrivateKeyDer;
-use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::pem::{PemObject, SectionKind};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -98,6 +98,33 @@ pub struct Claims {
     pub sub: String,
 }
 
+/// A P-256 key's `AlgorithmIdentifier` and the start of its bit string, in DER: what comes before its point.
+const PUBLIC_KEY: [u8; 26] = [
+    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86,
+    0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
+];
+
+/// The points of all keys in a PEM file, of which there must be one.
+fn public_points(pem: &str) -> Result<Vec<Vec<u8>>, String> {
+    let only = "only ECDSA keys on P-256 are supported, as PUBLIC KEY or PRIVATE KEY (PKCS #8)".to_owned();
+    let mut points = Vec::new();
+    for section in <(SectionKind, Vec<u8>)>::pem_slice_iter(pem.as_bytes()) {
+        let (kind, der) = section.map_err(|error| error.to_string())?;
+        let point = match kind {
+            SectionKind::PublicKey => der.strip_prefix(&PUBLIC_KEY[..]).filter(|point| point.len() == 65),
+            SectionKind::PrivateKey => {
+                let key =
+                    EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &der, &SystemRandom::new());
+                points.push(key.map_err(|_| only.clone())?.public_key().as_ref().to_owned());
+                continue;
+            }
+            _ => None,
+        };
+        points.push(point.ok_or_else(|| only.clone())?.to_owned());
+    }
+    if points.is_empty() { Err("there is no key in it".to_owned()) } else { Ok(points) }
+}
+
 #[derive(Deserialize)]
 struct Header {
     alg: String,
@@ -107,10 +134,34 @@ struct Header {
     crit: Option<Value>,
 }
 
+/// A key that signatures are checked with.
+struct Verifier {
+    kid: String,
+    /// Uncompressed: a marker, then both coordinates.
+    point: Vec<u8>,
+}
+
+impl Verifier {
+    fn new(point: &[u8]) -> Verifier {
+        let digest = ring::digest::digest(&ring::digest::SHA256, point);
+        Verifier { kid: URL_SAFE_NO_PAD.encode(digest), point: point.to_owned() }
+    }
+
+    fn to_jwk(&self) -> Value {
+        let (x, y) = self.point[1..].split_at((self.point.len() - 1) / 2);
+        json!({
+            "use": "sig", "kty": "EC", "kid": self.kid, "crv": "P-256", "alg": ALGORITHM,
+            "x": URL_SAFE_NO_PAD.encode(x), "y": URL_SAFE_NO_PAD.encode(y),
+        })
+    }
+}
+
 /// Signs and checks.
 pub struct Tokens {
     key: EcdsaKeyPair,
     kid: String,
+    /// By which tokens are known: our own, then those that were used before or that others use.
+    verifiers: Vec<Verifier>,
     issuer: String,
     audiences: Vec<String>,
     random: SystemRandom,
@@ -123,9 +174,10 @@ impl Tokens {
         let random = SystemRandom::new();
         let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8, &random)
             .map_err(|error| TokenError::Key(error.to_string()))?;
-        let digest = ring::digest::digest(&ring::digest::SHA256, key.public_key().as_ref());
+        let own = Verifier::new(key.public_key().as_ref());
         Ok(Tokens {
-            kid: URL_SAFE_NO_PAD.encode(digest),
+            kid: own.kid.clone(),
+            verifiers: vec![own],
             key,
             issuer: issuer.to_owned(),
             audiences: vec![issuer.to_owned()],
@@ -144,6 +196,18 @@ impl Tokens {
             return Err(bad(only.to_owned()));
         }
         Tokens::new(&key.serialize_der(), issuer, entropy)
+    }
+
+    /// From now on tokens that were signed with the keys of this PEM file are good as well: public keys (`PUBLIC KEY`) or
+    /// private ones in PKCS #8.
+    pub fn trust(&mut self, pem: &str) -> Result<(), TokenError> {
+        let keys = public_points(pem).map_err(TokenError::Key)?;
+        for key in keys.iter().map(|point| Verifier::new(point)) {
+            if !self.verifiers.iter().any(|known| known.kid == key.kid) {
+                self.verifiers.push(key);
+            }
+        }
+        Ok(())
     }
 
     /// With a key that nobody else has and that is gone with the process: for tests and simulations.
@@ -199,35 +263,25 @@ impl Tokens {
         let (signed, signature) = token.rsplit_once('.')?;
         let (header, claims) = signed.split_once('.')?;
         let header: Header = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(header).ok()?).ok()?;
-        if header.alg != ALGORITHM || header.kid != self.kid || header.crit.is_some() {
+        if header.alg != ALGORITHM || header.crit.is_some() {
             return None;
         }
+        let verifier = self.verifiers.iter().find(|verifier| verifier.kid == header.kid)?;
         let signature = URL_SAFE_NO_PAD.decode(signature).ok()?;
-        let key = UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, self.key.public_key().as_ref());
+        let key = UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, &verifier.point);
         key.verify(signed.as_bytes(), &signature).ok()?;
         let claims: Claims = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims).ok()?).ok()?;
         (claims.iss == self.issuer).then_some(claims)
     }
 
-    /// The public key as a JWKS document.
+    /// The public keys as a JWKS document.
     pub fn jwks(&self) -> Value {
-        // Uncompressed: a marker, then both coordinates.
-        let point = self.key.public_key().as_ref();
-        let (x, y) = point[1..].split_at((point.len() - 1) / 2);
-        json!({"keys": [{
-            "use": "sig", "kty": "EC", "kid": self.kid, "crv": "P-256", "alg": ALGORITHM,
-            "x": URL_SAFE_NO_PAD.encode(x), "y": URL_SAFE_NO_PAD.encode(y),
-        }]})
+        json!({"keys": self.verifiers.iter().map(Verifier::to_jwk).collect::<Vec<_>>()})
     }
 
     /// The public key as PEM.
     pub fn public_key_pem(&self) -> String {
-        /// `AlgorithmIdentifier` of a P-256 key and the start of the bit string, in DER.
-        const PREFIX: [u8; 26] = [
-            0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a,
-            0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
-        ];
-        let der = [&PREFIX[..], self.key.public_key().as_ref()].concat();
+        let der = [&PUBLIC_KEY[..], self.key.public_key().as_ref()].concat();
         format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", STANDARD.encode(der))
     }
 
@@ -282,6 +336,31 @@ mod tests {
         assert!(matches!(tokens.verify(&token, &vault, at(2000)), Err(TokenError::Audience { .. })));
         let other = Tokens::ephemeral(ISSUER, Entropy::seeded(1)).expect("a key");
         assert_eq!(other.verify(&token, own, at(2000)), Err(TokenError::Invalid), "signed with another key");
+    }
+
+    #[test]
+    fn keys_that_were_used_before_are_trusted_as_long_as_somebody_says_so() {
+        let old = Tokens::ephemeral(ISSUER, Entropy::seeded(1)).expect("a key");
+        let token = old.sign(claims()).expect("a token");
+        let mut new = Tokens::ephemeral(ISSUER, Entropy::seeded(2)).expect("a key");
+        let own = new.audiences().to_owned();
+        assert_eq!(new.verify(&token, &own, at(2000)), Err(TokenError::Invalid));
+        new.trust(&old.public_key_pem()).expect("a public key");
+        new.verify(&token, &own, at(2000)).expect("good");
+        let both = format!("{}{}", old.public_key_pem(), new.public_key_pem());
+        new.trust(&both).expect("known already");
+        assert_eq!(new.jwks()["keys"].as_array().map(Vec::len), Some(2));
+        assert_eq!(new.jwks()["keys"][0]["kid"], *new.kid, "our own comes first");
+        // A key's name alone makes no signature good.
+        let forged =
+            Tokens { kid: old.kid.clone(), ..Tokens::ephemeral(ISSUER, Entropy::seeded(3)).expect("a key") };
+        let forged = forged.sign(claims()).expect("a token");
+        assert_eq!(new.verify(&forged, &own, at(2000)), Err(TokenError::Invalid));
+        let rsa = "-----BEGIN PUBLIC KEY-----\nMFwwDQYJKoZIhvcNAQEBBQADSwAwSAJB\n-----END PUBLIC KEY-----\n";
+        for (pem, words) in [("", "no key"), (rsa, "P-256"), ("-----BEGIN PUBLIC KEY-----\n!", "")] {
+            let error = new.trust(pem).expect_err("refused").to_string();
+            assert!(error.contains(words), "{error}");
+        }
     }
 
     #[test]

@@ -36,6 +36,8 @@ pub struct Authenticator {
     pub tokens: Arc<Tokens>,
     /// The time.
     pub clock: Clock,
+    /// Whether one may be nobody where that makes sense.
+    pub anonymous: bool,
 }
 
 impl Authenticator {
@@ -57,7 +59,7 @@ impl Authenticator {
                 Some((id, secret)) => bootstrap_token::user(self, id, secret).await,
                 None => bearer::user(self, token).await,
             },
-            None if ANONYMOUS_PATHS.contains(&request.uri.path()) => {
+            None if self.anonymous && ANONYMOUS_PATHS.contains(&request.uri.path()) => {
                 Ok(UserInfo::new(ANONYMOUS, &[UNAUTHENTICATED]))
             }
             None => Err(ApiError::unauthorized()),

@@ -83,6 +83,8 @@ pub enum Client {
     Scheduler,
     /// `system:kube-controller-manager`.
     ControllerManager,
+    /// `system:cloud-controller-manager`, for whoever runs one beside the server.
+    CloudControllerManager,
     /// `system:kube-proxy`.
     KubeProxy,
     /// `system:node:NAME` in `system:nodes`.
@@ -91,8 +93,14 @@ pub enum Client {
 
 impl Client {
     /// All of them.
-    pub const ALL: [Client; 5] =
-        [Client::Admin, Client::Scheduler, Client::ControllerManager, Client::KubeProxy, Client::Node];
+    pub const ALL: [Client; 6] = [
+        Client::Admin,
+        Client::Scheduler,
+        Client::ControllerManager,
+        Client::CloudControllerManager,
+        Client::KubeProxy,
+        Client::Node,
+    ];
 
     /// The name of its files.
     pub fn file(self) -> &'static str {
@@ -100,6 +108,7 @@ impl Client {
             Client::Admin => "admin",
             Client::Scheduler => "scheduler",
             Client::ControllerManager => "controller-manager",
+            Client::CloudControllerManager => "cloud-controller-manager",
             Client::KubeProxy => "kube-proxy",
             Client::Node => "kubelet",
         }
@@ -110,6 +119,7 @@ impl Client {
             Client::Admin => ("kubernetes-admin".to_owned(), Some("system:masters")),
             Client::Scheduler => ("system:kube-scheduler".to_owned(), None),
             Client::ControllerManager => ("system:kube-controller-manager".to_owned(), None),
+            Client::CloudControllerManager => ("system:cloud-controller-manager".to_owned(), None),
             Client::KubeProxy => ("system:kube-proxy".to_owned(), None),
             Client::Node => (format!("system:node:{node}"), Some("system:nodes")),
         };

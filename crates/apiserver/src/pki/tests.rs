@@ -77,6 +77,7 @@ async fn subjects_and_names() {
         (Client::Admin, "kubernetes-admin", "system:masters"),
         (Client::Scheduler, "system:kube-scheduler", ""),
         (Client::ControllerManager, "system:kube-controller-manager", ""),
+        (Client::CloudControllerManager, "system:cloud-controller-manager", ""),
         (Client::KubeProxy, "system:kube-proxy", ""),
         (Client::Node, "system:node:node-1", "system:nodes"),
     ];

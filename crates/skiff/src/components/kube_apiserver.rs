@@ -10,13 +10,13 @@ use api_machinery::clock::Clock;
 use api_machinery::entropy::Entropy;
 use apiserver::catalog::Catalog;
 use apiserver::config::Cidr;
-use apiserver::gate::{GateConfig, cluster_gate};
+use apiserver::gate::{self, GateConfig};
 use apiserver::kubelets::TlsKubelets;
 use apiserver::limits::Limits;
 use apiserver::serve::Tls;
 use apiserver::tokens::Tokens;
 use apiserver::{ApiServer, Dependencies};
-use clap::Args;
+use clap::{ArgAction, Args};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::TcpListener;
@@ -76,6 +76,13 @@ pub struct KubeApiserverFlags {
     /// Key that they are signed with and checked against: ECDSA on P-256 in PKCS #8
     #[arg(long)]
     pub service_account_signing_key_file: PathBuf,
+    /// Files with keys that tokens are checked against as well, public or private: keys that were signed with before, or that
+    /// other servers sign with
+    #[arg(long)]
+    pub service_account_key_file: Vec<PathBuf>,
+    /// Tell whoever shows no credentials of health and version; otherwise nothing
+    #[arg(long, default_value_t = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", action = ArgAction::Set)]
+    pub anonymous_auth: bool,
     /// Certificate that kubelets are asked with
     #[arg(long)]
     pub kubelet_client_certificate: PathBuf,
@@ -166,7 +173,14 @@ impl KubeApiserverFlags {
     fn tokens(&self, entropy: &Entropy) -> Result<Tokens> {
         let flag = "--service-account-signing-key-file";
         let pem = super::read_text(flag, &self.service_account_signing_key_file)?;
-        Tokens::from_pem(&pem, &self.service_account_issuer, entropy.clone()).context(flag)
+        let mut tokens =
+            Tokens::from_pem(&pem, &self.service_account_issuer, entropy.clone()).context(flag)?;
+        for path in &self.service_account_key_file {
+            let flag = "--service-account-key-file";
+            let trusted = tokens.trust(&super::read_text(flag, path)?);
+            trusted.with_context(|| format!("{flag}: {}", path.display()))?;
+        }
+        Ok(tokens)
     }
 
     fn limits(&self) -> Limits {
@@ -195,8 +209,9 @@ pub async fn run(flags: KubeApiserverFlags, shutdown: CancellationToken) -> Resu
         entropy: entropy.clone(),
         kubelets,
     };
-    let gate = GateConfig { clock, entropy, tokens, limits: flags.limits() };
-    let server = ApiServer::start(flags.config(), dependencies, cluster_gate(gate)).await?;
+    let gate =
+        gate::gate(GateConfig { clock, entropy, tokens, limits: flags.limits() }, flags.anonymous_auth);
+    let server = ApiServer::start(flags.config(), dependencies, gate).await?;
     tracing::info!(%address, "the API server is ready");
     apiserver::serve::listen(server.clone(), listener, tls, shutdown).await;
     server.stop().await;

@@ -1,6 +1,10 @@
 //! Who somebody is: certificates, tokens, nobody, and somebody else.
 
+use std::sync::Arc;
+
 use api_machinery::clock::Clock;
+use apiserver::Config;
+use apiserver::proxy::NoKubelets;
 use apiserver::tokens::Claims;
 use apiserver::types::UserInfo;
 use base64::Engine;
@@ -48,6 +52,35 @@ async fn nobody_reads_health_and_version_only() {
         401,
         "bad ones are no better than none"
     );
+}
+
+#[tokio::test]
+async fn a_closed_server_tells_nobody_anything() {
+    let cluster = Cluster::with(Config::default(), Arc::new(NoKubelets), false).await;
+    for path in ["/healthz", "/version", "/api/v1/namespaces/kube-public/configmaps/cluster-info"] {
+        assert_eq!(cluster.outside(None, &[], "GET", path, None).await.0, 401, "{path}");
+    }
+    assert_eq!(cluster.outside(Some(Client::Scheduler), &[], "GET", "/version", None).await.0, 200);
+}
+
+#[tokio::test]
+async fn a_clouds_controllers_may_do_their_work_and_no_more() {
+    let cluster = Cluster::new().await;
+    let ask = async |method: &str, path: &str| {
+        cluster.outside(Some(Client::CloudControllerManager), &[], method, path, None).await.0
+    };
+    for path in ["/api/v1/nodes", "/api/v1/services", "/apis/storage.k8s.io/v1/volumeattachments"] {
+        assert_eq!(ask("GET", path).await, 200, "{path}");
+    }
+    assert_eq!(ask("DELETE", "/api/v1/nodes/gone").await, 404, "allowed, and not there");
+    for (method, path) in [
+        ("GET", "/api/v1/secrets"),
+        ("DELETE", "/api/v1/namespaces/default/services/kubernetes"),
+        ("DELETE", "/api/v1/namespaces/default/pods/x"),
+        ("GET", "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/kube-scheduler"),
+    ] {
+        assert_eq!(ask(method, path).await, 403, "{method} {path}");
+    }
 }
 
 #[tokio::test]

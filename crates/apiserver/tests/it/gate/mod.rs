@@ -11,7 +11,7 @@ use std::sync::Arc;
 use api_machinery::clock::Clock;
 use api_machinery::entropy::Entropy;
 use apiserver::catalog::Catalog;
-use apiserver::gate::{GateConfig, cluster_gate, controller_manager};
+use apiserver::gate::{GateConfig, controller_manager};
 use apiserver::limits::Limits;
 use apiserver::pki::{Client, Names, Pki};
 use apiserver::proxy::{Kubelets, NoKubelets};
@@ -48,10 +48,11 @@ fn user(name: &str) -> UserInfo {
 
 impl Cluster {
     async fn new() -> Cluster {
-        Cluster::with(Config::default(), Arc::new(NoKubelets)).await
+        Cluster::with(Config::default(), Arc::new(NoKubelets), true).await
     }
 
-    async fn with(config: Config, kubelets: Arc<dyn Kubelets>) -> Cluster {
+    /// Where whoever shows no credentials may see what is harmless (`anonymous`), or nothing.
+    async fn with(config: Config, kubelets: Arc<dyn Kubelets>, anonymous: bool) -> Cluster {
         let folder = tempfile::tempdir().expect("a folder");
         let clock = Clock::system();
         let names = Names { node_name: "a".to_owned(), ..Names::default() };
@@ -72,7 +73,8 @@ impl Cluster {
             tokens: tokens.clone(),
             limits: Limits::default(),
         };
-        let server = ApiServer::start(config, dependencies, cluster_gate(gate)).await.expect("a server");
+        let gate = apiserver::gate::gate(gate, anonymous);
+        let server = ApiServer::start(config, dependencies, gate).await.expect("a server");
         Cluster { server, pki, tokens, _folder: folder }
     }
 

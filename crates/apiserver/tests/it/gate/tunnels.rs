@@ -48,7 +48,7 @@ impl Machine {
     async fn start(config: Config) -> Machine {
         let authority = Authority::new();
         let kubelet = Kubelet::start(&authority, "a").await;
-        let cluster = Cluster::with(config, Arc::new(way(&authority))).await;
+        let cluster = Cluster::with(config, Arc::new(way(&authority)), true).await;
         cluster
             .must(
                 &admin(),

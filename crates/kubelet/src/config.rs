@@ -60,6 +60,11 @@ pub struct Config {
     pub pod_cidr: Option<String>,
     /// The most bytes of a pod's packet; by default what the system thinks right.
     pub pod_mtu: Option<u32>,
+    /// A cloud controller manager says what the node is. Until then the node has a taint that keeps pods away, and its
+    /// addresses are the cloud's to say.
+    pub external_cloud: bool,
+    /// What the cloud calls the machine, when it is not for the cloud to find out.
+    pub provider_id: Option<String>,
 }
 
 impl Config {
@@ -82,6 +87,8 @@ impl Config {
             version: api_machinery::VERSION.to_owned(),
             pod_cidr: None,
             pod_mtu: None,
+            external_cloud: false,
+            provider_id: None,
         }
     }
 

@@ -117,6 +117,7 @@ fn kubelet_config(node: &NodeFlags, tls: ServerTls, pod_mtu: u32) -> Result<kube
     config.cluster_dns = vec![IpAddr::V4(node.cluster_dns)];
     config.cgroup_root = node.cgroup_root.clone();
     config.pod_mtu = Some(pod_mtu);
+    node.cloud.apply(&mut config);
     config.server = Some((SocketAddr::new(address, KUBELET_PORT), tls));
     Ok(config)
 }

@@ -13,7 +13,8 @@ use crate::components::kube_apiserver::KubeApiserverFlags;
 use crate::components::kube_controller_manager::KubeControllerManagerFlags;
 use crate::components::kube_proxy::KubeProxyFlags;
 use crate::components::kube_scheduler::KubeSchedulerFlags;
-use crate::components::kubelet::KubeletFlags;
+use crate::components::kubelet::{CloudNode, KubeletFlags};
+use crate::components::pod_network::PodNetworkFlags;
 use crate::datastore::DatastoreFlags;
 use crate::install::InstallFlags;
 use crate::join::JoinFlags;
@@ -54,6 +55,8 @@ pub enum Command {
     Kubelet(Box<KubeletFlags>),
     /// Run the service proxy alone
     KubeProxy(Box<KubeProxyFlags>),
+    /// Run the pod network of this node alone
+    PodNetwork(PodNetworkFlags),
     /// Run the cluster's DNS of this node alone
     Dns(Box<DnsFlags>),
     /// Install this binary and a systemd unit that runs it
@@ -139,6 +142,8 @@ pub struct NodeFlags {
     /// How pods reach pods on other nodes
     #[arg(long, value_enum, default_value_t = PodNetwork::Vxlan)]
     pub pod_network: PodNetwork,
+    #[command(flatten)]
+    pub cloud: CloudNode,
 }
 
 impl NodeFlags {
@@ -212,6 +217,12 @@ impl AgentFlags {
         if let Some(endpoint) = &node.container_runtime_endpoint {
             add("--container-runtime-endpoint", endpoint.clone().into());
         }
+        if let Some(provider) = &node.cloud.cloud_provider {
+            add("--cloud-provider", provider.into());
+        }
+        if let Some(id) = &node.cloud.provider_id {
+            add("--provider-id", id.into());
+        }
         arguments
     }
 }
@@ -256,6 +267,10 @@ mod tests {
             "/c",
             "--pod-network",
             "auto",
+            "--cloud-provider",
+            "external",
+            "--provider-id",
+            "aws:///z/i-1",
         ];
         let Command::Server(server) = Flags::parse_from(given).command else {
             panic!("a server was asked for")

@@ -72,6 +72,7 @@ fn run(command: Command) -> Result<()> {
             }
             Command::Kubelet(flags) => components::kubelet::run(*flags, shutdown).await,
             Command::KubeProxy(flags) => components::kube_proxy::run(*flags, shutdown).await,
+            Command::PodNetwork(flags) => components::pod_network::run(flags, shutdown).await,
             Command::Dns(flags) => components::dns::run(*flags, shutdown).await,
             Command::Install(flags) => install::run(flags).await,
             Command::Uninstall(flags) => uninstall::run(flags).await,

@@ -1,6 +1,7 @@
 //! This node's object in the API: registered at start, its status kept true, its Lease renewed. What the status says is
 //! a pure function (`status`); when it is written is decided here.
 
+mod cloud;
 mod lease;
 mod status;
 
@@ -164,10 +165,12 @@ impl NodeKeeper {
             metadata: ObjectMeta {
                 name: Some(self.config.node_name.clone()),
                 labels: Some(labels.clone()),
+                annotations: cloud::annotations(&self.config),
                 ..ObjectMeta::default()
             },
             spec: Some(NodeSpec {
-                taints: Some(self.config.taints.clone()).filter(|taints| !taints.is_empty()),
+                taints: Some(cloud::taints(&self.config)).filter(|taints| !taints.is_empty()),
+                provider_id: self.config.provider_id.clone(),
                 ..NodeSpec::default()
             }),
             status: Some(self.status(&Node::default(), facts)),

@@ -7,14 +7,13 @@ use cri::messages::RuntimeStatus;
 use host::system::Machine;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
-    ContainerImage, DaemonEndpoint, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeStatus,
-    NodeSystemInfo,
+    ContainerImage, DaemonEndpoint, NodeCondition, NodeDaemonEndpoints, NodeStatus, NodeSystemInfo,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Value, json};
 
-use super::Facts;
+use super::{Facts, cloud};
 use crate::config::Config;
 use crate::podspec::NodeResources;
 
@@ -61,13 +60,9 @@ pub(super) fn node_status(
     old: &NodeStatus,
     now: Timestamp,
 ) -> NodeStatus {
-    let internal = addresses.iter().map(|address| ("InternalIP", address.to_string()));
-    let host_name = std::iter::once(("Hostname", config.node_name.clone()));
-    let named =
-        internal.chain(host_name).map(|(kind, address)| NodeAddress { type_: kind.to_owned(), address });
     let (capacity, allocatable) = room(config, facts);
     NodeStatus {
-        addresses: Some(named.collect()),
+        addresses: cloud::addresses(config, addresses, old),
         capacity: Some(capacity),
         allocatable: Some(allocatable),
         conditions: Some(conditions(facts, old, now)),
@@ -240,7 +235,8 @@ pub(super) fn differs(shown: Option<&NodeStatus>, wanted: &NodeStatus) -> bool {
         let amounts = |list: &Option<Amounts>| list.clone().unwrap_or_default();
         let runtime = status.node_info.clone();
         let images = status.images.clone().unwrap_or_default();
-        let addresses = status.addresses.clone().unwrap_or_default();
+        // None that are wanted are the cloud's to say.
+        let addresses = wanted.addresses.as_ref().and(status.addresses.clone()).unwrap_or_default();
         (
             amounts(&status.capacity),
             amounts(&status.allocatable),

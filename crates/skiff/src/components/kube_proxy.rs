@@ -14,14 +14,18 @@ use kube_proxy::ipvs::Settings;
 use kube_proxy::plan::{Network, Ranges};
 use tokio_util::sync::CancellationToken;
 
+use super::config_file::{ConfigFile as _, KubeProxyConfiguration};
 use super::node_network::NodeNetwork;
 
 /// What the service proxy is told.
 #[derive(Args, Clone, Debug)]
 pub struct KubeProxyFlags {
     /// How the API server is reached, and as whom
+    #[arg(long, required_unless_present = "config")]
+    pub kubeconfig: Option<PathBuf>,
+    /// A file with a KubeProxyConfiguration, which goes before flags
     #[arg(long)]
-    pub kubeconfig: PathBuf,
+    pub config: Option<PathBuf>,
     /// How packets are translated
     #[arg(long, default_value = "nftables")]
     pub proxy_mode: ProxyMode,
@@ -35,6 +39,35 @@ pub struct KubeProxyFlags {
     pub ipvs: IpvsFlags,
     #[command(flatten)]
     pub network: NodeNetwork,
+}
+
+impl KubeProxyFlags {
+    /// What the file of `--config` says goes before flags.
+    fn merged(mut self) -> Result<Self> {
+        let Some(path) = &self.config else { return Ok(self) };
+        let file = KubeProxyConfiguration::read(path)?;
+        self.kubeconfig = file.client_connection.kubeconfig.or(self.kubeconfig);
+        self.hostname_override = file.hostname_override.or(self.hostname_override);
+        if let Some(address) = file.healthz_bind_address {
+            self.healthz_bind_address = address;
+        }
+        // Upstream's empty mode is the usual one.
+        if let Some(mode) = file.mode.filter(|mode| !mode.is_empty()) {
+            self.proxy_mode = mode.parse().map_err(anyhow::Error::msg).context("--config: mode")?;
+        }
+        if let Some(range) = file.cluster_cidr {
+            self.network.cluster_cidr = range;
+        }
+        let ipvs = &mut self.ipvs;
+        ipvs.ipvs_scheduler = file.ipvs.scheduler.unwrap_or_else(|| ipvs.ipvs_scheduler.clone());
+        ipvs.ipvs_strict_arp = file.ipvs.strict_arp.unwrap_or(ipvs.ipvs_strict_arp);
+        ipvs.ipvs_sync_period = file.ipvs.sync_period.unwrap_or(ipvs.ipvs_sync_period);
+        if let Some(ranges) = file.ipvs.exclude_cidrs {
+            let ranges = ranges.iter().map(|range| network(range).map_err(anyhow::Error::msg));
+            ipvs.ipvs_exclude_cidrs = ranges.collect::<Result<_>>().context("--config: ipvs.excludeCIDRs")?;
+        }
+        Ok(self)
+    }
 }
 
 /// What the mode `ipvs` is told.
@@ -76,7 +109,11 @@ impl IpvsFlags {
 
 /// Runs until shutdown. Rules stay behind.
 pub async fn run(flags: KubeProxyFlags, shutdown: CancellationToken) -> Result<()> {
-    let context = super::context(&flags.kubeconfig, &shutdown)?;
+    let flags = flags.merged()?;
+    let kubeconfig = flags.kubeconfig.as_ref();
+    let kubeconfig =
+        kubeconfig.context("--config: clientConnection.kubeconfig: required without --kubeconfig")?;
+    let context = super::context(kubeconfig, &shutdown)?;
     let health = Server::bind(flags.healthz_bind_address, None).await.context("--healthz-bind-address")?;
     flags.network.hold().await?;
     let config = kube_proxy::Config {

@@ -76,6 +76,30 @@ pub struct KubeletFlags {
     /// Cgroup below which the pods' cgroups are made
     #[arg(long)]
     pub cgroup_root: Option<String>,
+    /// The most bytes of a pod's packet, as the way to other nodes allows; by default what the system thinks right
+    #[arg(long)]
+    pub network_plugin_mtu: Option<u32>,
+    #[command(flatten)]
+    pub cloud: CloudNode,
+}
+
+/// What a node knows of the cloud that it is in.
+#[derive(Args, Clone, Debug, Default)]
+pub struct CloudNode {
+    /// Wait until a cloud controller manager has said what the node is; there is no cloud in this program
+    #[arg(long, value_parser = ["external"])]
+    pub cloud_provider: Option<String>,
+    /// What the cloud calls this machine, when it is not for the cloud to find out
+    #[arg(long)]
+    pub provider_id: Option<String>,
+}
+
+impl CloudNode {
+    /// Tells the kubelet.
+    pub fn apply(&self, config: &mut kubelet::Config) {
+        config.external_cloud = self.cloud_provider.is_some();
+        config.provider_id.clone_from(&self.provider_id);
+    }
 }
 
 impl KubeletFlags {
@@ -98,6 +122,7 @@ impl KubeletFlags {
         if let Some(most) = self.max_pods.or(file.max_pods) {
             config.max_pods = most;
         }
+        config.pod_mtu = self.network_plugin_mtu;
         config.pod_cidr = self.pod_cidr.clone().or_else(|| file.pod_cidr.clone());
         config.labels = self.node_labels.iter().cloned().collect::<BTreeMap<_, _>>();
         config.taints = self
@@ -105,6 +130,8 @@ impl KubeletFlags {
             .clone()
             .or_else(|| file.register_with_taints.clone())
             .unwrap_or_default();
+        self.cloud.apply(&mut config);
+        config.provider_id = config.provider_id.or_else(|| file.provider_id.clone());
         config.server = self.server(file)?;
         Ok(config)
     }
@@ -210,6 +237,7 @@ kind: KubeletConfiguration
 clusterDNS: [10.0.0.10]
 clusterDomain: from.file
 maxPods: 7
+providerID: aws:///z/i-1
 registerWithTaints: [{key: a, value: b, effect: NoSchedule}]
 authentication: {anonymous: {enabled: false}, x509: {clientCAFile: /ca}}
 ";
@@ -219,7 +247,7 @@ authentication: {anonymous: {enabled: false}, x509: {clientCAFile: /ca}}
         let file = KubeletConfiguration::parse(FILE).expect("a configuration");
         let given = flags(
             "--max-pods 9 --hostname-override Me --node-labels=a=b,c=d --root-dir /r --node-ip 192.0.2.1 \
-             --container-runtime-endpoint unix:///c.sock --pod-cidr 10.1.0.0/24",
+             --container-runtime-endpoint unix:///c.sock --pod-cidr 10.1.0.0/24 --cloud-provider=external",
         );
         let mut given = given.expect("flags");
         given.tls_cert_file = None;
@@ -235,6 +263,7 @@ authentication: {anonymous: {enabled: false}, x509: {clientCAFile: /ca}}
         assert_eq!(config.runtime_endpoint.as_deref(), Some(std::path::Path::new("/c.sock")));
         assert_eq!((config.taints[0].key.as_str(), config.taints[0].effect.as_str()), ("a", "NoSchedule"));
         assert_eq!(config.pod_cidr.as_deref(), Some("10.1.0.0/24"));
+        assert_eq!((config.external_cloud, config.provider_id.as_deref()), (true, Some("aws:///z/i-1")));
         let half = given.merged(&file).expect_err("a CA without a certificate");
         assert!(half.to_string().contains("needed together"), "{half}");
     }
@@ -243,7 +272,12 @@ authentication: {anonymous: {enabled: false}, x509: {clientCAFile: /ca}}
     fn what_is_not_understood_is_refused_by_name() {
         let unknown = flags("--seccomp-default").expect_err("not supported").to_string();
         assert!(unknown.contains("--seccomp-default"), "{unknown}");
-        for bad in ["--register-with-taints a=b:Sometimes", "--register-with-taints x", "--node-labels a"] {
+        for bad in [
+            "--register-with-taints a=b:Sometimes",
+            "--register-with-taints x",
+            "--node-labels a",
+            "--cloud-provider aws",
+        ] {
             assert!(flags(bad).is_err(), "{bad}");
         }
         let taints =

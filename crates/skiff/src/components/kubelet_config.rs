@@ -4,9 +4,11 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use k8s_openapi::api::core::v1::Taint;
 use serde::Deserialize;
+
+use super::config_file::ConfigFile;
 
 /// The fields that are done.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -27,6 +29,8 @@ pub struct KubeletConfiguration {
     pub max_pods: Option<u32>,
     #[serde(rename = "podCIDR")]
     pub pod_cidr: Option<String>,
+    #[serde(rename = "providerID")]
+    pub provider_id: Option<String>,
     pub cgroup_root: Option<String>,
     cgroup_driver: Option<String>,
     pub tls_cert_file: Option<PathBuf>,
@@ -64,18 +68,18 @@ struct Switch {
     enabled: bool,
 }
 
+impl ConfigFile for KubeletConfiguration {
+    const IS: (&'static str, &'static str) = ("kubelet.config.k8s.io/v1beta1", "KubeletConfiguration");
+
+    fn says(&self) -> (&str, &str) {
+        (&self.api_version, &self.kind)
+    }
+}
+
 impl KubeletConfiguration {
     /// Reads YAML or JSON.
     pub fn parse(text: &str) -> Result<KubeletConfiguration> {
-        let found: KubeletConfiguration =
-            serde_saphyr::from_str(text).context("not a KubeletConfiguration that can be followed")?;
-        if found.api_version != "kubelet.config.k8s.io/v1beta1" || found.kind != "KubeletConfiguration" {
-            bail!(
-                "is {} {}, and not kubelet.config.k8s.io/v1beta1 KubeletConfiguration",
-                found.api_version,
-                found.kind
-            );
-        }
+        let found = <KubeletConfiguration as ConfigFile>::parse(text)?;
         if let Some(driver) = found.cgroup_driver.as_deref().filter(|driver| *driver != "cgroupfs") {
             bail!("cgroupDriver: {driver:?} is not supported, only cgroupfs is");
         }

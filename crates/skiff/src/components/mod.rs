@@ -2,6 +2,7 @@
 //! the stock one. A flag that is accepted does what it says; every other one is refused by name.
 
 pub mod cloud_controller_manager;
+mod config_file;
 pub mod dns;
 pub mod election;
 pub mod kube_apiserver;
@@ -11,6 +12,7 @@ pub mod kube_scheduler;
 pub mod kubelet;
 mod kubelet_config;
 pub mod node_network;
+pub mod pod_network;
 pub mod secure_serving;
 
 use std::path::{Path, PathBuf};

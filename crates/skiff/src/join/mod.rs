@@ -7,6 +7,7 @@
 
 mod certificates;
 mod discover;
+mod skew;
 pub mod token;
 
 use std::net::IpAddr;
@@ -21,6 +22,7 @@ use k8s_openapi::api::core::v1::Node;
 use kube::Api;
 
 use self::certificates::{Kept, Pair, Purpose};
+use self::skew::Skew;
 use self::token::JoinToken;
 use crate::flags::NodeFlags;
 
@@ -187,6 +189,7 @@ async fn bootstrap(
                  the other (kubectl delete node {name}) after stopping it"
             );
         }
+        agree(&client.apiserver_version().await?.git_version)?;
         certificates::request(&client, name, &Purpose::Client).await
     };
     let Some(result) = base.shutdown.run_until_cancelled(asking).await else { return Ok(None) };
@@ -197,6 +200,19 @@ async fn bootstrap(
     })?;
     tracing::info!(node = name, server, "joined");
     Ok(Some((pair, found.authority)))
+}
+
+/// Whether this node's version goes with the server's. A node that has joined is not asked again: it goes on when its
+/// server is away, too.
+fn agree(server: &str) -> Result<()> {
+    match skew::judge(api_machinery::VERSION, server) {
+        Skew::None => Ok(()),
+        Skew::Warned(words) => {
+            tracing::warn!("{words}");
+            Ok(())
+        }
+        Skew::Refused(words) => bail!("{words}"),
+    }
 }
 
 fn is_ready(node: &Node) -> bool {

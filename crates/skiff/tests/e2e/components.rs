@@ -1,20 +1,21 @@
 //! Every component in a process of its own: how the other tests start them so, and what only that form has: leader
 //! election, health and metrics of each, and flags that are refused.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::machine::{Cluster, Form, NODE, until};
+use crate::neighbour::Neighbour;
 
 /// How the processes of the control plane are found.
 pub const CONTROL_PLANE: [&str; 3] =
     ["skiff kube-apiserver", "skiff kube-scheduler", "skiff kube-controller-manager"];
 /// How those of the node are.
-pub const NODE_SIDE: [&str; 3] = ["skiff kubelet", "skiff kube-proxy", "skiff dns"];
+pub const NODE_SIDE: [&str; 4] = ["skiff kubelet", "skiff kube-proxy", "skiff pod-network", "skiff dns"];
 
 const RANGES: &str = "--cluster-cidr 10.42.0.0/16 --service-cluster-ip-range 10.43.0.0/16";
 
-/// Starts API server, scheduler and controllers.
-pub fn start_control_plane(cluster: &Cluster) {
+/// Starts API server, scheduler and controllers, the latter with some further flags.
+pub fn start_control_plane(cluster: &Cluster, controllers: &str) {
     let pki = cluster.kubeconfig();
     let pki = pki.parent().map(Path::display).expect("a folder");
     cluster.start_skiff(
@@ -35,13 +36,13 @@ pub fn start_control_plane(cluster: &Cluster) {
         &format!(
             "kube-controller-manager --kubeconfig {pki}/controller-manager.kubeconfig --root-ca-file {pki}/ca.crt \
              --cluster-signing-cert-file {pki}/ca.crt --cluster-signing-key-file {pki}/ca.key \
-             --allocate-node-cidrs {RANGES} {ELECTION}"
+             --allocate-node-cidrs {RANGES} {ELECTION} {controllers}"
         ),
     );
 }
 
 /// A dead leader is missed sooner than by default, or tests would wait for it.
-const ELECTION: &str =
+pub const ELECTION: &str =
     "--leader-elect-lease-duration 3s --leader-elect-renew-deadline 2s --leader-elect-retry-period 500ms";
 
 fn start_scheduler(cluster: &Cluster, log: &str, port: u16) {
@@ -53,23 +54,54 @@ fn start_scheduler(cluster: &Cluster, log: &str, port: u16) {
     );
 }
 
-/// Starts kubelet, service proxy and DNS.
-pub fn start_node(cluster: &Cluster) {
-    let pki = cluster.kubeconfig();
-    let pki = pki.parent().map(Path::display).expect("a folder");
-    cluster.start_skiff(
-        "kubelet.log",
-        &format!(
-            "kubelet --kubeconfig {pki}/kubelet.kubeconfig --root-dir {} --node-ip {NODE} --cluster-dns 10.43.0.10 \
-             --cgroup-root /skiff-{} --tls-cert-file {pki}/kubelet-serving.crt \
-             --tls-private-key-file {pki}/kubelet-serving.key --client-ca-file {pki}/ca.crt",
-            cluster.data().display(),
-            cluster.name()
-        ),
-    );
-    let network = format!("--kubeconfig {pki}/kube-proxy.kubeconfig {RANGES} --cluster-dns 10.43.0.10");
-    cluster.start_skiff("kube-proxy.log", &format!("kube-proxy {network}"));
-    cluster.start_skiff("dns.log", &format!("dns {network}"));
+/// A node whose parts are processes of their own.
+pub struct Node<'a> {
+    pub name: &'a str,
+    pub address: &'a str,
+    pub data: PathBuf,
+    /// Below which cgroup its pods' are.
+    pub cgroup: String,
+    /// Further flags of its kubelet.
+    pub kubelet: &'a str,
+}
+
+impl Node<'_> {
+    /// The only node of most clusters.
+    pub fn first(cluster: &Cluster) -> Node<'static> {
+        let cgroup = format!("/skiff-{}", cluster.name());
+        Node { name: "skiff-node", address: NODE, data: cluster.data(), cgroup, kubelet: "" }
+    }
+
+    /// The command lines of kubelet, service proxy, pod network and DNS, each with the name of its log.
+    pub fn programs(&self, cluster: &Cluster) -> [(&'static str, String); 4] {
+        let Node { name, address, data, cgroup, kubelet } = self;
+        let pki = cluster.kubeconfig();
+        let pki = pki.parent().map(Path::display).expect("a folder");
+        let network = format!("--kubeconfig {pki}/kube-proxy.kubeconfig {RANGES} --cluster-dns 10.43.0.10");
+        let kubelet = format!(
+            "kubelet --kubeconfig {pki}/{name}.kubeconfig --hostname-override {name} --root-dir {} --node-ip {address} \
+             --cluster-dns 10.43.0.10 --cgroup-root {cgroup} --tls-cert-file {pki}/{name}-serving.crt \
+             --tls-private-key-file {pki}/{name}-serving.key --client-ca-file {pki}/ca.crt --network-plugin-mtu 1450 {kubelet}",
+            data.display(),
+        );
+        let pods = format!(
+            "pod-network --kubeconfig {pki}/kube-proxy.kubeconfig --node-kubeconfig {pki}/{name}.kubeconfig \
+             --hostname-override {name} --node-ip {address}"
+        );
+        [
+            ("kubelet.log", kubelet),
+            ("kube-proxy.log", format!("kube-proxy {network} --hostname-override {name}")),
+            ("pod-network.log", pods),
+            ("dns.log", format!("dns {network}")),
+        ]
+    }
+}
+
+/// Starts the node's side.
+pub fn start_node(cluster: &Cluster, node: &Node<'_>) {
+    for (log, arguments) in node.programs(cluster) {
+        cluster.start_skiff(log, &arguments);
+    }
 }
 
 const SLEEPER: &str = r#"
@@ -107,6 +139,20 @@ fn one_leads_and_each_says_how_it_is() {
     cluster.kubectl("rollout status deployment/sleeper --timeout=60s");
     deposed(&cluster);
     refused(&cluster);
+    what_others_wrote_is_kept(&cluster);
+}
+
+/// A kubelet leaves alone what it does not know of its node's status, which a newer version may have written.
+fn what_others_wrote_is_kept(cluster: &Cluster) {
+    let node = "node/skiff-node";
+    let newer = r#"{"status": {"features": {"supplementalGroupsPolicy": true}, "volumesInUse": ["a"]}}"#;
+    cluster.kubectl(&format!("patch {node} --subresource=status --type=merge -p '{newer}'"));
+    let beat = ".status.conditions[?(@.type==\"Ready\")].lastHeartbeatTime";
+    let before = cluster.wait_for(10, node, beat, |time| !time.is_empty());
+    cluster.replace_node();
+    cluster.wait_for(60, node, beat, |time| time != before);
+    cluster.wait_for(10, node, ".status.features.supplementalGroupsPolicy", |kept| kept == "true");
+    cluster.wait_for(10, node, ".status.volumesInUse[*]", |kept| kept == "a");
 }
 
 /// Somebody takes the Lease by force: the leader ends, with upstream's words and exit code.
@@ -181,12 +227,21 @@ fn refused(cluster: &Cluster) {
         ),
         (
             format!(
+                "kube-controller-manager --kubeconfig {pki}/controller-manager.kubeconfig --controllers=*,-weather"
+            ),
+            "is not in the list of known controllers",
+        ),
+        (format!("kube-scheduler --config {pki}/ca.crt"), "not a KubeSchedulerConfiguration"),
+        (
+            format!(
                 "kube-proxy --kubeconfig {pki}/kube-proxy.kubeconfig {RANGES} --cluster-dns 10.43.0.10 --proxy-mode ebpf"
             ),
             "must be nftables or iptables",
         ),
         (
-            format!("kubelet --kubeconfig {pki}/kubelet.kubeconfig --config {pki}/ca.crt --healthz-port 0"),
+            format!(
+                "kubelet --kubeconfig {pki}/skiff-node.kubeconfig --config {pki}/ca.crt --healthz-port 0"
+            ),
             "--config",
         ),
     ] {
@@ -194,4 +249,52 @@ fn refused(cluster: &Cluster) {
             cluster.try_inside(&format!("timeout 10 {} {arguments}", skiff.display())).expect_err(&arguments);
         assert!(said.contains(words), "{arguments}: {said}");
     }
+}
+
+const PAIR: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: NAME, labels: {pod: NAME}}
+spec:
+  nodeName: HOST
+  terminationGracePeriodSeconds: 1
+  containers:
+    - name: web
+      image: skiff.local/busybox:1.35
+      # Whom it was asked by, and a page that fills packets.
+      command: [sh, -c, "mkdir -p /www/cgi-bin; printf '#!/bin/sh\\necho; echo $REMOTE_ADDR\\n' >/www/cgi-bin/who; chmod +x /www/cgi-bin/who; head -c 100000 /dev/zero >/www/large; exec httpd -f -p 8080 -h /www"]
+      readinessProbe: {tcpSocket: {port: 8080}, periodSeconds: 1}
+"#;
+
+/// With `skiff pod-network` on each node, pods reach pods and Services of other nodes, and are known there by their own
+/// addresses.
+#[test]
+fn pods_of_separate_components_reach_each_other_across_nodes() {
+    let Some(cluster) = Cluster::start("network", Form::Components) else { return };
+    let second = Neighbour::connect(&cluster, "second", "172.30.0.3");
+    second.start_components("");
+    cluster.kubectl("wait --for=create node/second --timeout=60s");
+    cluster.kubectl("wait --for=condition=Ready node/second --timeout=60s");
+    for (name, node) in [("here", "skiff-node"), ("there", "second")] {
+        cluster.apply(&PAIR.replace("NAME", name).replace("HOST", node));
+    }
+    cluster.apply(
+        "{apiVersion: v1, kind: Service, metadata: {name: pair}, spec: {selector: {pod: there}, ports: [{port: 80, targetPort: 8080}]}}",
+    );
+    cluster.kubectl("wait --for=condition=Ready pod/here pod/there --timeout=60s");
+    let address = |pod: &str| cluster.kubectl(&format!("get pod {pod} -o jsonpath='{{.status.podIP}}'"));
+    let (here, there) = (address("here"), address("there"));
+    // Through the network of a pod's process: the images have no shell for kubectl to run.
+    let ask = |pod: &str, what: &str| {
+        let process = cluster.container_process(pod);
+        cluster.try_inside(&format!("nsenter --target {process} --net -- curl -s --max-time 2 {what}"))
+    };
+    until(30, "the pods reach each other", || {
+        ask("here", &format!("http://{there}:8080/cgi-bin/who")).is_ok_and(|by| by.contains(&here))
+    });
+    let size = ask("here", &format!("-o /dev/null -w '%{{size_download}}' http://{there}:8080/large"));
+    assert_eq!(size.as_deref(), Ok("100000"));
+    let service = cluster.kubectl("get service pair -o jsonpath='{.spec.clusterIP}'");
+    let who = format!("http://{service}/cgi-bin/who");
+    until(30, "the Service leads to the other node", || ask("here", &who).is_ok_and(|by| by.contains(&here)));
 }

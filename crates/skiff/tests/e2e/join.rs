@@ -1,46 +1,20 @@
 //! A second machine, with its own network, processes and mounts, joins with a token; and what is said when it cannot.
 
-use std::path::PathBuf;
-
 use crate::machine::{Cluster, Form, NODE, binary, until};
+use crate::neighbour::Neighbour;
 
 /// The address of the machine that joins.
 const SECOND: &str = "172.30.0.3";
 const NAME: &str = "second";
 
-/// The data directory of the machine that joins.
-fn data(cluster: &Cluster) -> PathBuf {
-    cluster.state().join("second")
-}
-
-/// Makes the network of the machine that joins, on the same link as the server's.
-fn connect(cluster: &Cluster) {
-    cluster.inside(&format!(
-        "mkdir -p /run/netns; mount -t tmpfs none /run/netns; ip netns add {NAME}; ip link add {NAME}0 type veth peer name eth0 netns {NAME}; \
-         ip link set {NAME}0 master node0 up; in='ip netns exec {NAME}'; $in ip link set lo up; \
-         $in ip address add {SECOND}/24 dev eth0; $in ip link set eth0 up; $in ip route add default via {NODE}"
-    ));
-    let images = data(cluster).join("agent/images");
-    std::fs::create_dir_all(&images).expect("a folder for images");
-    std::fs::copy(cluster.data().join("agent/images/busybox.tar"), images.join("busybox.tar"))
-        .expect("an image");
-}
-
-/// Starts the agent on the machine that joins. It ends when its first process does, as a machine does. (`ip netns exec`
-/// would hide the cgroups.)
-fn start(cluster: &Cluster, arguments: &str) {
+/// Starts the agent on the machine that joins.
+fn start(machine: &Neighbour<'_>, arguments: &str) {
     let agent = format!(
-        "exec {} agent --server https://{NODE}:6443 --data-dir {} --node-name {NAME} --node-ip {SECOND} \
-         --cgroup-root /skiff-{}-{NAME} {arguments}",
-        binary().display(),
-        data(cluster).display(),
-        cluster.name(),
+        "agent --server https://{NODE}:6443 --data-dir {} --node-name {NAME} --node-ip {SECOND} --cgroup-root {} {arguments}",
+        machine.data().display(),
+        machine.cgroup(),
     );
-    cluster.inside(&format!(
-        "setsid nsenter --net=/run/netns/{NAME} unshare --mount --uts --pid --fork --mount-proc --kill-child -- \
-         sh -c 'hostname {NAME}; {agent}' </dev/null >>{}/second.log 2>&1 &",
-        cluster.state().display()
-    ));
+    machine.start(&[("agent.log", agent)]);
 }
 
 /// What an agent says that cannot join.
@@ -65,7 +39,7 @@ fn token(cluster: &Cluster, arguments: &str) -> String {
 #[test]
 fn a_machine_joins_with_a_token_and_needs_it_once() {
     let Some(cluster) = Cluster::start("join", Form::Server) else { return };
-    connect(&cluster);
+    let machine = Neighbour::connect(&cluster, NAME, SECOND);
     let command = token(&cluster, "create --ttl 1h --description test");
     let full = command.split_whitespace().last().expect("a token").to_owned();
     assert!(
@@ -78,7 +52,7 @@ fn a_machine_joins_with_a_token_and_needs_it_once() {
 
     what_is_said_when_it_cannot(&cluster, &full);
 
-    start(&cluster, &format!("--token {full}"));
+    start(&machine, &format!("--token {full}"));
     cluster.kubectl(&format!("wait --for=create node/{NAME} --timeout=30s"));
     cluster.kubectl(&format!("wait --for=condition=Ready node/{NAME} --timeout=60s"));
     let requests = "get csr -o jsonpath='{range .items[*]}{.spec.signerName} {.status.conditions[*].type}{\"\\n\"}{end}'";
@@ -96,12 +70,12 @@ fn a_machine_joins_with_a_token_and_needs_it_once() {
 
     // The token is gone, the machine is switched off and on: it is still the node that it was.
     assert!(token(&cluster, &format!("delete {id}")).contains("deleted"));
-    cluster.kill_nine(&format!("skiff agent .*--node-name {NAME}"));
+    machine.switch_off();
     let before = cluster
         .kubectl(&format!("get node {NAME} -o jsonpath='{{.status.nodeInfo.bootID}} {{.metadata.uid}}'"));
     let lease = format!("get lease -n kube-node-lease {NAME} -o jsonpath='{{.spec.renewTime}}'");
     let renewed = cluster.kubectl(&lease);
-    start(&cluster, "");
+    start(&machine, "");
     until(30, "the node is back", || cluster.kubectl(&lease) != renewed);
     let after = cluster
         .kubectl(&format!("get node {NAME} -o jsonpath='{{.status.nodeInfo.bootID}} {{.metadata.uid}}'"));

@@ -104,6 +104,18 @@ impl Cluster {
 
     /// Starts everything, and waits for the node.
     pub fn begin(&self) {
+        self.prepare();
+        self.start_control_plane();
+        if self.form == Form::Components {
+            self.apply(DNS_SERVICE);
+        }
+        self.start_node();
+        self.kubectl("wait --for=create node/skiff-node --timeout=60s");
+        self.kubectl("wait --for=condition=Ready node --all --timeout=60s");
+    }
+
+    /// Puts in place what is there before anything starts: images and, of components, certificates.
+    pub fn prepare(&self) {
         let images = self.data().join("agent/images");
         std::fs::create_dir_all(&images).expect("a folder for images");
         for archive in ["busybox.tar", "nginx.tar"] {
@@ -113,13 +125,6 @@ impl Cluster {
         if self.form == Form::Components {
             self.make_certificates();
         }
-        self.start_control_plane();
-        if self.form == Form::Components {
-            self.apply(DNS_SERVICE);
-        }
-        self.start_node();
-        self.kubectl("wait --for=create node/skiff-node --timeout=60s");
-        self.kubectl("wait --for=condition=Ready node --all --timeout=60s");
     }
 
     /// Where the server keeps everything.
@@ -138,14 +143,19 @@ impl Cluster {
     }
 
     /// Starts the binary under test with these arguments, and leaves it running.
-    #[expect(clippy::zombie_processes, reason = "it ends with the machine, whose first process reaps it")]
     pub fn start_skiff(&self, log: &str, arguments: &str) {
+        self.start_skiff_with("", log, arguments);
+    }
+
+    /// The same with this environment, as a shell takes it before a command.
+    #[expect(clippy::zombie_processes, reason = "it ends with the machine, whose first process reaps it")]
+    pub fn start_skiff_with(&self, environment: &str, log: &str, arguments: &str) {
         let log = std::fs::File::options()
             .create(true)
             .append(true)
             .open(self.state.join(log))
             .expect("a log file");
-        self.command(&format!("exec setsid {} {arguments}", self.program.display()))
+        self.command(&format!("{environment} exec setsid {} {arguments}", self.program.display()))
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a log file"))
             .stderr(log)
@@ -166,15 +176,20 @@ impl Cluster {
     pub fn start_control_plane(&self) {
         match self.form {
             Form::Server => self.start_skiff("server.log", &self.server_arguments()),
-            Form::Components => components::start_control_plane(self),
+            Form::Components => components::start_control_plane(self, ""),
         }
+        self.wait_for_server();
+    }
+
+    /// Waits until the API server is ready.
+    pub fn wait_for_server(&self) {
         until(20, "the API server is ready", || self.try_kubectl("get --raw /readyz").is_ok());
     }
 
     /// Starts the node's side, unless the server does.
     pub fn start_node(&self) {
         if self.form == Form::Components {
-            components::start_node(self);
+            components::start_node(self, &components::Node::first(self));
         }
     }
 
@@ -235,8 +250,18 @@ impl Cluster {
     }
 
     fn make_certificates(&self) {
+        self.certify(&format!("cluster {NODE} 10.43.0.1"));
+        self.certify_node("skiff-node", NODE);
+    }
+
+    /// Makes the certificates and the kubeconfig of a node.
+    pub fn certify_node(&self, name: &str, address: &str) {
+        self.certify(&format!("node {name} {address} {NODE}"));
+    }
+
+    fn certify(&self, what: &str) {
         let (script, folder) = ("crates/skiff/tests/e2e/certificates.sh", self.certificates());
-        self.inside(&format!("sh {script} {} skiff-node {NODE} 10.43.0.1", folder.display()));
+        self.inside(&format!("sh {script} {} {what}", folder.display()));
     }
 
     /// The administrator's kubeconfig.

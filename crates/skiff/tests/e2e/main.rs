@@ -3,11 +3,13 @@
 //! SKIFF_REQUIRE_CONTAINERD demands them.
 
 mod api;
+mod cloud;
 mod cluster;
 mod components;
 mod failures;
 mod join;
 mod machine;
+mod neighbour;
 mod pods;
 mod services;
 mod system;

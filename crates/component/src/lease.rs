@@ -6,7 +6,7 @@ use std::time::Duration;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::Api;
-use kube::api::PostParams;
+use kube::api::{DeleteParams, PostParams, Preconditions};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -79,13 +79,29 @@ pub struct Candidate {
     timing: Timing,
     /// What the Lease said when it last changed, and when that was seen.
     observed: Option<(LeaseSpec, Instant)>,
+    /// The Lease as this candidate wrote it last, while it holds it.
+    written: Option<ObjectMeta>,
+    /// The last attempt failed, which was said.
+    failing: bool,
+}
+
+/// What came of an attempt to hold a Lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attempt {
+    /// This candidate holds it.
+    Held,
+    /// Somebody else does, for all that is known until this time.
+    Others(Instant),
+    /// Nothing was learned: the API is away, or somebody else was faster.
+    Unknown,
 }
 
 impl Candidate {
     /// A candidate for `namespace/name` that calls itself `identity`, which must be unique among the candidates.
     pub fn new(context: Context, namespace: &str, name: &str, identity: String) -> Self {
         let api = Api::namespaced(context.client.clone(), namespace);
-        Self { context, api, name: name.to_owned(), identity, timing: Timing::default(), observed: None }
+        let (name, timing) = (name.to_owned(), Timing::default());
+        Self { context, api, name, identity, timing, observed: None, written: None, failing: false }
     }
 
     /// With other times than the usual ones.
@@ -97,7 +113,7 @@ impl Candidate {
     /// Waits until this candidate leads. The token is cancelled when it no longer does: the component must then end,
     /// since another may lead already.
     pub async fn lead(mut self) -> CancellationToken {
-        while !self.attempt().await {
+        while self.attempt().await != Attempt::Held {
             tokio::time::sleep(self.jittered()).await;
         }
         let leading = self.context.shutdown.child_token();
@@ -126,38 +142,61 @@ impl Candidate {
         loop {
             tokio::time::sleep(self.timing.retry).await;
             let began = Instant::now();
-            if self.attempt().await {
+            if self.attempt().await == Attempt::Held {
                 return began;
             }
         }
     }
 
     /// Between one and one and a fifth of the retry time, so that candidates do not keep step.
-    fn jittered(&self) -> Duration {
+    pub fn jittered(&self) -> Duration {
         self.timing.retry.mul_f64(1.0 + JITTER * self.context.entropy.unit_f64())
     }
 
-    /// Acquires or renews; says whether this candidate holds the Lease now.
-    async fn attempt(&mut self) -> bool {
+    /// Acquires or renews, once. For those who decide themselves what the answer means to them; [`Candidate::lead`] is for
+    /// all others.
+    pub async fn attempt(&mut self) -> Attempt {
         match tokio::time::timeout(self.timing.renew_deadline, self.try_hold()).await {
-            Ok(Ok(held)) => held,
-            Ok(Err(kube::Error::Api(status))) if status.code == 409 => false,
-            Ok(Err(error)) => {
-                tracing::warn!(lease = self.name, %error, "the lease could not be written");
-                false
+            Ok(Ok(attempt)) => {
+                self.failing = false;
+                attempt
             }
-            Err(_) => false,
+            Ok(Err(kube::Error::Api(status))) if status.code == 409 => Attempt::Unknown,
+            Ok(Err(error)) => {
+                if !std::mem::replace(&mut self.failing, true) {
+                    tracing::warn!(lease = self.name, %error, "the lease could not be written; trying again");
+                }
+                Attempt::Unknown
+            }
+            Err(_) => Attempt::Unknown,
         }
     }
 
-    async fn try_hold(&mut self) -> kube::Result<bool> {
+    /// Gives the Lease up, so that others need not wait: it is deleted, if it is still as this candidate wrote it.
+    pub async fn release(&mut self) {
+        let Some(ObjectMeta { uid, resource_version, .. }) = self.written.take() else { return };
+        let parameters = DeleteParams {
+            preconditions: Some(Preconditions { uid, resource_version }),
+            ..DeleteParams::default()
+        };
+        let deleting = self.api.delete(&self.name, &parameters);
+        match tokio::time::timeout(self.timing.renew_deadline, deleting).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => {
+                tracing::debug!(lease = self.name, %error, "the lease was not given up; it runs out")
+            }
+            Err(_) => tracing::debug!(lease = self.name, "the lease was not given up; it runs out"),
+        }
+    }
+
+    async fn try_hold(&mut self) -> kube::Result<Attempt> {
         let Some(mut lease) = self.api.get_opt(&self.name).await? else {
             let lease = Lease {
                 metadata: ObjectMeta { name: Some(self.name.clone()), ..ObjectMeta::default() },
                 spec: Some(self.held(None)),
             };
-            self.api.create(&PostParams::default(), &lease).await?;
-            return Ok(true);
+            self.written = Some(self.api.create(&PostParams::default(), &lease).await?.metadata);
+            return Ok(Attempt::Held);
         };
         let spec = lease.spec.clone().unwrap_or_default();
         if self.observed.as_ref().is_none_or(|(seen, _)| *seen != spec) {
@@ -166,12 +205,13 @@ impl Candidate {
         let holder = spec.holder_identity.as_deref().unwrap_or("");
         let seen = self.observed.as_ref().map_or_else(Instant::now, |(_, seen)| *seen);
         if !holder.is_empty() && holder != self.identity && seen.elapsed() < self.timing.duration {
-            return Ok(false);
+            self.written = None;
+            return Ok(Attempt::Others(seen + self.timing.duration));
         }
         lease.spec = Some(self.held(Some(&spec)));
         // The resourceVersion of what was read makes this a compare-and-swap.
-        self.api.replace(&self.name, &PostParams::default(), &lease).await?;
-        Ok(true)
+        self.written = Some(self.api.replace(&self.name, &PostParams::default(), &lease).await?.metadata);
+        Ok(Attempt::Held)
     }
 
     /// The Lease as this candidate holds it.

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use component::lease::Candidate;
+use component::lease::{Attempt, Candidate, Timing};
 use http_body_util::{BodyExt, Full};
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout};
@@ -42,7 +42,11 @@ impl Store {
         if *method == http::Method::GET {
             return if stored.0 == 0 { failure(404, "NotFound") } else { (200, stored.1.clone()) };
         }
-        let mut new: Value = serde_json::from_slice(body).expect("a lease");
+        let mut new: Value = serde_json::from_slice(body).expect("a lease, or how to delete one");
+        if *method == http::Method::DELETE {
+            let same = new["preconditions"]["resourceVersion"] == stored.0.to_string();
+            return if same { (200, std::mem::take(&mut *stored).1) } else { failure(409, "Conflict") };
+        }
         let known = new["metadata"]["resourceVersion"].as_str().unwrap_or("0");
         if known != stored.0.to_string() {
             return failure(409, "Conflict");
@@ -128,4 +132,25 @@ async fn a_renewal_that_is_never_answered_does_not_keep_a_leader() {
     leading.cancelled().await;
     assert!(began.elapsed() <= Duration::from_secs(10), "{:?}", began.elapsed());
     stop.cancel();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_is_given_up_is_free_at_once_and_that_of_another_is_not_touched() {
+    let store = Store::default();
+    let stop = CancellationToken::new();
+    let candidate = |name: &str| {
+        let context = context(store.client(), stop.clone());
+        Candidate::new(context, "n", "lease", name.to_owned()).timing(Timing::default())
+    };
+    let (mut first, mut second) = (candidate("first"), candidate("second"));
+    assert_eq!(first.attempt().await, Attempt::Held);
+    let until = Instant::now() + Timing::default().duration;
+    assert_eq!(second.attempt().await, Attempt::Others(until));
+    second.release().await;
+    assert_eq!(store.holder(), "first");
+    first.release().await;
+    assert_eq!(second.attempt().await, Attempt::Held);
+    assert_eq!(second.attempt().await, Attempt::Held);
+    first.release().await;
+    assert_eq!(store.holder(), "second");
 }

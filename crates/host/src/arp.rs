@@ -146,6 +146,8 @@ pub struct PacketSocket {
 /// `struct sockaddr_ll`: family, protocol, link, kind of link, kind of packet, length of the hardware address, the address.
 const SOCKADDR: usize = 20;
 const HARDWARE_LENGTH: usize = 11;
+/// A link that goes down is an error without anything to read.
+const HEARD: Interest = Interest::READABLE.add(Interest::ERROR);
 
 impl PacketSocket {
     /// A socket on a link of the network namespace that this thread is in, by the link's name.
@@ -158,7 +160,7 @@ impl PacketSocket {
         let socket = net::socket_with(AddressFamily::PACKET, SocketType::RAW, flags, None)?;
         let index = net::netdevice::name_to_index(&socket, link)?;
         net::bind(&socket, &link_address(index))?;
-        Ok(Self { socket: crate::process::watch(socket)? })
+        Ok(Self { socket: crate::process::watch_for(socket, HEARD)? })
     }
 }
 
@@ -185,7 +187,8 @@ fn hardware(address: &SocketAddrAny) -> Option<MacAddress> {
     #[expect(unsafe_code, reason = "rustix has no type for addresses of links")]
     let bytes = unsafe { std::slice::from_raw_parts(address.as_ptr().cast::<u8>(), length) };
     let (head, rest) = bytes.split_at_checked(HARDWARE_LENGTH + 1)?;
-    (head[HARDWARE_LENGTH] == 6).then(|| rest.first_chunk().copied().map(MacAddress))?
+    let bytes = rest.first_chunk().filter(|_| head[HARDWARE_LENGTH] == 6)?;
+    Some(MacAddress(*bytes))
 }
 
 #[async_trait]
@@ -212,7 +215,7 @@ impl Wire for PacketSocket {
             Ok(decode(&frame[..length.min(frame.len())]))
         };
         loop {
-            if let Some(packet) = self.socket.async_io(Interest::READABLE, read).await? {
+            if let Some(packet) = self.socket.async_io(HEARD, read).await? {
                 return Ok(packet);
             }
         }

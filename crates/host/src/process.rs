@@ -392,10 +392,17 @@ impl fmt::Display for Identity {
     }
 }
 
-#[expect(unsafe_code, reason = "tokio wants the promise that the descriptor stays the same")]
 pub(crate) fn watch(handle: rustix::fd::OwnedFd) -> io::Result<AsyncFd<rustix::fd::OwnedFd>> {
+    watch_for(handle, tokio::io::Interest::READABLE)
+}
+
+#[expect(unsafe_code, reason = "tokio wants the promise that the descriptor stays the same")]
+pub(crate) fn watch_for(
+    handle: rustix::fd::OwnedFd,
+    interest: tokio::io::Interest,
+) -> io::Result<AsyncFd<rustix::fd::OwnedFd>> {
     // SAFETY: an OwnedFd is open, and the same, for as long as it lives; AsyncFd owns it from here on.
-    unsafe { AsyncFd::register_with_interest(handle, tokio::io::Interest::READABLE) }
+    unsafe { AsyncFd::register_with_interest(handle, interest) }
         .map_err(|error| io::Error::other(error.to_string()))
 }
 

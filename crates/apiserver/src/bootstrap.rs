@@ -22,6 +22,9 @@ use crate::watch::{ResourceCache, Selection};
 
 /// The pause after an object that is gone could not be made again.
 const RETRY: Duration = Duration::from_secs(1);
+/// Where nodes elect who answers for a load balancer's address: Leases that the identity of nodes' networks may write, and
+/// nothing else.
+const LOAD_BALANCERS: &str = "skiff-load-balancers";
 /// Objects that are made at the same time, so that they share the store's commits.
 const AT_ONCE: usize = 32;
 
@@ -33,18 +36,20 @@ pub fn identity() -> UserInfo {
 /// Makes what is missing and brings up to date what the server owns; then sees to it that the essential stays.
 pub async fn run(server: &Arc<ApiServer>) -> Result<(), StartError> {
     let client = server.client(identity());
-    let namespaces = ["default", "kube-system", "kube-public", "kube-node-lease"];
+    let namespaces = ["default", "kube-system", "kube-public", "kube-node-lease", LOAD_BALANCERS];
     let namespaces =
         namespaces.map(|name| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}));
     ensure_all(server, &client, namespaces.clone().into()).await?;
-    let mut services = api_service(server);
+    let mut kept = api_service(server);
     if let Some(address) = server.config().dns_address {
-        services.push(dns_service(address));
+        kept.push(dns_service(address));
     }
     let mut objects = server.gate().bootstrap_objects();
-    objects.extend(services.clone());
+    objects.extend(kept.clone());
+    // With a namespace go the rights in it.
+    kept.extend(objects.iter().filter(|object| meta::namespace(object) == LOAD_BALANCERS).cloned());
     ensure_all(server, &client, objects).await?;
-    for object in namespaces.into_iter().chain(services) {
+    for object in namespaces.into_iter().chain(kept) {
         let (_, cache) = place(server, &object)?;
         server.tasks().spawn(keep(server.clone(), client.clone(), cache.clone(), object));
     }

@@ -72,6 +72,11 @@ pub fn controller_manager() -> UserInfo {
     UserInfo::new(policy::CONTROLLER_MANAGER, &[AUTHENTICATED])
 }
 
+/// The controllers of a cloud under one name, as clients in this process.
+pub fn cloud_controller_manager() -> UserInfo {
+    UserInfo::new("system:cloud-controller-manager", &[AUTHENTICATED])
+}
+
 /// One controller by its service account, such as `deployment-controller`. It may do what upstream's may, which does not
 /// include the lists and watches that upstream's controllers share.
 pub fn controller(name: &str) -> UserInfo {

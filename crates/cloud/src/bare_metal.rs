@@ -27,6 +27,21 @@ pub struct BareMetalConfig {
     pub pools: Vec<String>,
 }
 
+impl BareMetalConfig {
+    /// The first pool that has addresses in common with a range, or with an address: nodes would announce what is somebody
+    /// else's.
+    pub fn overlap(&self, range: &str) -> Result<Option<&str>, PoolError> {
+        let other = Range::whole(range)?;
+        for pool in &self.pools {
+            let own = Range::parse(pool)?;
+            if own.first <= other.last && other.first <= own.last {
+                return Ok(Some(pool));
+            }
+        }
+        Ok(None)
+    }
+}
+
 /// Why a pool is none.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PoolError {
@@ -52,7 +67,16 @@ impl std::fmt::Display for Range {
 }
 
 impl Range {
+    /// The addresses that can be given.
     fn parse(text: &str) -> Result<Self, PoolError> {
+        let Self { first, last } = Self::whole(text)?;
+        // The network's own address and the broadcast address are nobody's, where there are such.
+        let inner = u32::from(text.contains('/') && last - first > 1);
+        Ok(Self { first: first + inner, last: last - inner })
+    }
+
+    /// All addresses.
+    fn whole(text: &str) -> Result<Self, PoolError> {
         let syntax = || PoolError::Syntax(text.to_owned());
         let address = |text: &str| text.trim().parse::<Ipv4Addr>().map(u32::from).map_err(|_| syntax());
         let range = if let Some((first, last)) = text.split_once('-') {
@@ -61,9 +85,7 @@ impl Range {
             let bits: u32 = bits.trim().parse().ok().filter(|bits| *bits <= 32).ok_or_else(syntax)?;
             let hosts = u32::MAX.checked_shr(bits).unwrap_or(0);
             let base = address(base)? & !hosts;
-            // The network's own address and the broadcast address are nobody's, where there are such.
-            let inner = u32::from(hosts > 1);
-            Self { first: base + inner, last: (base | hosts) - inner }
+            Self { first: base, last: base | hosts }
         } else {
             Self { first: address(text)?, last: address(text)? }
         };
@@ -158,12 +180,20 @@ impl Pools {
 #[derive(Debug)]
 pub struct BareMetal {
     pools: Mutex<Pools>,
+    /// Machines are somebody else's to tell about.
+    addresses_only: bool,
 }
 
 impl BareMetal {
     /// A provider with these pools.
     pub fn new(config: &BareMetalConfig) -> Result<Self, PoolError> {
-        Ok(Self { pools: Mutex::new(Pools::new(&config.pools)?) })
+        Ok(Self { pools: Mutex::new(Pools::new(&config.pools)?), addresses_only: false })
+    }
+
+    /// One that has no machines, for clusters whose nodes say all that there is to know about themselves.
+    #[must_use]
+    pub fn addresses_only(self) -> Self {
+        Self { addresses_only: true, ..self }
     }
 
     fn pools(&self) -> MutexGuard<'_, Pools> {
@@ -177,7 +207,7 @@ impl Provider for BareMetal {
     }
 
     fn instances(&self) -> Option<&dyn Instances> {
-        Some(self)
+        (!self.addresses_only).then_some(self as &dyn Instances)
     }
 
     fn load_balancers(&self) -> Option<&dyn LoadBalancers> {
@@ -216,6 +246,8 @@ impl Instances for BareMetal {
 impl LoadBalancers for BareMetal {
     fn restore(&self, held: &[(ServiceId, Vec<Ingress>)]) {
         let mut pools = self.pools();
+        // What this one remembers of an earlier time may be another's by now.
+        pools.held.clear();
         for (service, ingresses) in held {
             for ingress in ingresses {
                 let Some(IpAddr::V4(address)) = ingress.ip else { continue };
@@ -300,6 +332,24 @@ mod tests {
             let expected = expected.map(str::to_owned).map_err(str::to_owned);
             assert_eq!(allocate(name, wanted), expected, "{name} {wanted:?}");
         }
+    }
+
+    #[test]
+    fn pools_that_meet_what_is_somebody_elses_are_found() {
+        let texts = ["192.0.2.10-192.0.2.20", "198.51.100.0/24"];
+        let config = BareMetalConfig { pools: texts.map(str::to_owned).into() };
+        for (other, pool) in [
+            ("192.0.2.20", Some(texts[0])),
+            ("192.0.2.21", None),
+            ("192.0.2.0/28", Some(texts[0])),
+            ("192.0.2.0/29", None),
+            ("198.51.100.255", None),
+            ("198.51.0.0/16", Some(texts[1])),
+            ("10.42.0.0/16", None),
+        ] {
+            assert_eq!(config.overlap(other), Ok(pool), "{other}");
+        }
+        assert_eq!(config.overlap("x"), Err(PoolError::Syntax("x".to_owned())));
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! One cache per kind, shared by the controllers that run. Kinds of volumes are followed only if the cloud has volumes.
 
+use component::Api;
 use component::Context;
 use component::informer::{Informer, Selection, Watchable};
 use k8s_openapi::api::core::v1::{Node, Service};
-use kube::Api;
 
 /// The shared caches.
 #[derive(Clone)]

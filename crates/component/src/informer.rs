@@ -5,29 +5,25 @@
 //! state in between: reconcile from the cache, not from the change.
 
 use std::collections::BTreeMap;
-use std::fmt::Debug;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
+use futures::TryStreamExt;
 use futures::stream::BoxStream;
-use futures::{StreamExt, TryStreamExt};
-use kube::Api;
 use kube::api::{ListParams, WatchParams};
-use kube::core::{DynamicObject, ObjectList, PartialObjectMeta, WatchEvent};
-use serde::de::DeserializeOwned;
+use kube::core::{DynamicObject, PartialObjectMeta, WatchEvent};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::ObjectKey;
-use crate::cache::Cache;
+use crate::api::{Api, List, MetadataApi, Object};
 
-/// Objects that can be followed.
-pub trait Watchable: kube::Resource + Clone + Debug + DeserializeOwned + Send + Sync + 'static {}
-impl<K: kube::Resource + Clone + Debug + DeserializeOwned + Send + Sync + 'static> Watchable for K {}
+pub use crate::api::Object as Watchable;
+use crate::cache::Cache;
 
 /// Which objects of the kind are followed. The default is all of them.
 #[derive(Clone, Debug, Default)]
@@ -109,7 +105,7 @@ struct Shared<K> {
 
 /// Where objects come from: the API as typed objects, or as metadata only.
 trait Source<K: Clone>: Send + Sync + 'static {
-    fn list<'a>(&'a self, parameters: &'a ListParams) -> Pending<'a, ObjectList<K>>;
+    fn list<'a>(&'a self, parameters: &'a ListParams) -> Pending<'a, List<K>>;
     fn watch<'a>(
         &'a self,
         parameters: &'a WatchParams,
@@ -118,10 +114,10 @@ trait Source<K: Clone>: Send + Sync + 'static {
 }
 
 struct Whole<K>(Api<K>);
-struct MetadataOnly(Api<DynamicObject>);
+struct MetadataOnly(MetadataApi);
 
-impl<K: Watchable> Source<K> for Whole<K> {
-    fn list<'a>(&'a self, parameters: &'a ListParams) -> Pending<'a, ObjectList<K>> {
+impl<K: Object> Source<K> for Whole<K> {
+    fn list<'a>(&'a self, parameters: &'a ListParams) -> Pending<'a, List<K>> {
         Box::pin(self.0.list(parameters))
     }
 
@@ -130,16 +126,13 @@ impl<K: Watchable> Source<K> for Whole<K> {
         parameters: &'a WatchParams,
         from: &'a str,
     ) -> Pending<'a, BoxStream<'static, kube::Result<WatchEvent<K>>>> {
-        Box::pin(async move { Ok(self.0.watch(parameters, from).await?.boxed()) })
+        Box::pin(self.0.watch(parameters, from))
     }
 }
 
 impl Source<PartialObjectMeta<DynamicObject>> for MetadataOnly {
-    fn list<'a>(
-        &'a self,
-        parameters: &'a ListParams,
-    ) -> Pending<'a, ObjectList<PartialObjectMeta<DynamicObject>>> {
-        Box::pin(self.0.list_metadata(parameters))
+    fn list<'a>(&'a self, parameters: &'a ListParams) -> Pending<'a, List<PartialObjectMeta<DynamicObject>>> {
+        Box::pin(self.0.list(parameters))
     }
 
     fn watch<'a>(
@@ -147,7 +140,7 @@ impl Source<PartialObjectMeta<DynamicObject>> for MetadataOnly {
         parameters: &'a WatchParams,
         from: &'a str,
     ) -> Pending<'a, BoxStream<'static, kube::Result<WatchEvent<PartialObjectMeta<DynamicObject>>>>> {
-        Box::pin(async move { Ok(self.0.watch_metadata(parameters, from).await?.boxed()) })
+        Box::pin(self.0.watch(parameters, from))
     }
 }
 
@@ -156,14 +149,14 @@ impl Informer<PartialObjectMeta<DynamicObject>> {
     pub fn start_metadata(
         tasks: &TaskTracker,
         shutdown: CancellationToken,
-        api: Api<DynamicObject>,
+        api: kube::Api<DynamicObject>,
         selection: Selection,
     ) -> Self {
-        Self::spawn(tasks, shutdown, MetadataOnly(api), selection)
+        Self::spawn(tasks, shutdown, MetadataOnly(MetadataApi::new(api)), selection)
     }
 }
 
-impl<K: Watchable> Informer<K> {
+impl<K: Object> Informer<K> {
     /// Follows a kind until shutdown, on a task of `tasks`.
     pub fn start(
         tasks: &TaskTracker,
@@ -283,7 +276,7 @@ impl<K> Shared<K> {
     }
 }
 
-impl<K: Watchable> Shared<K> {
+impl<K: Object> Shared<K> {
     /// Stores one change, notes its revision, then delivers it.
     fn apply(&self, key: ObjectKey, new: Option<Arc<K>>, revision: u64) {
         let handlers = self.handlers();
@@ -361,7 +354,7 @@ enum Gap {
     Ended,
 }
 
-impl<K: Watchable, S: Source<K>> Follower<K, S> {
+impl<K: Object, S: Source<K>> Follower<K, S> {
     async fn run(self) {
         let mut backoff = Backoff::default();
         loop {

@@ -1,8 +1,9 @@
 //! What every control loop shares: a cache that follows the API (informer), a queue of keys, the loop itself, events,
 //! leader election, the connection to an API server, and the small server that says how a component is.
 //!
-//! Deliberately absent: any knowledge of a particular kind, and any way around the API.
+//! Deliberately absent: what a kind means (which ones there are to decode is listed in `api`), and any way around the API.
 
+pub mod api;
 mod cache;
 pub mod connect;
 pub mod controller;
@@ -14,13 +15,14 @@ pub mod informer;
 mod key;
 pub mod lease;
 pub mod queue;
-
 pub mod tunnel;
+
 use api_machinery::clock::Clock;
 use api_machinery::entropy::Entropy;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use api::Api;
 pub use key::ObjectKey;
 
 /// What a component is handed to live on; nothing is ambient.

@@ -3,15 +3,14 @@
 //!
 //! Deciding is [`sort`]; the patches carry the dependent's uid, so that they never hit a namesake.
 
-use std::fmt::Debug;
 use std::sync::Arc;
 
 use api_machinery::selector::LabelSelector;
+use component::Api;
+use component::api::Object;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
-use kube::Api;
 use kube::api::{Patch, PatchParams};
 use pod_rules::labels;
-use serde::de::DeserializeOwned;
 use serde_json::json;
 
 /// The reference that marks a dependent as controlled, and removed after its owner in foreground deletion.
@@ -112,8 +111,8 @@ pub(crate) async fn settle<O, K>(
     wrote: impl Fn(&K),
 ) -> Result<Vec<Arc<K>>, CannotAdopt>
 where
-    O: kube::Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
-    K: kube::Resource + Clone + DeserializeOwned + Debug,
+    O: Object + kube::Resource<DynamicType = ()>,
+    K: Object,
 {
     let mut owned = claims.owned;
     if !claims.adopt.is_empty() {
@@ -141,7 +140,7 @@ where
 
 async fn recheck<K>(owners: &Api<K>, owner: &ObjectMeta) -> Result<(), CannotAdopt>
 where
-    K: kube::Resource + Clone + DeserializeOwned + Debug,
+    K: Object,
 {
     let live = owners.get_opt(owner.name.as_deref().unwrap_or_default()).await?;
     match live {
@@ -153,7 +152,7 @@ where
 /// Patches an object; `None` if it has gone or changed hands meanwhile.
 async fn patch<K>(api: &Api<K>, object: &ObjectMeta, body: serde_json::Value) -> kube::Result<Option<K>>
 where
-    K: kube::Resource + Clone + DeserializeOwned + Debug,
+    K: Object,
 {
     let name = object.name.as_deref().unwrap_or_default();
     match api.patch(name, &PatchParams::default(), &Patch::Strategic(body)).await {

@@ -8,16 +8,15 @@
 //! Kept in memory only: a controller that starts anew lists first, and so sees what its predecessor wrote.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Debug;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use component::Api;
 use component::ObjectKey;
+use component::api::Object;
 use component::controller::Next;
 use component::freshness::Freshness;
-use kube::Api;
 use kube::api::ListParams;
-use serde::de::DeserializeOwned;
 
 use crate::answers;
 use crate::claim;
@@ -78,7 +77,7 @@ impl Expectations {
         owner: &str,
     ) -> kube::Result<()>
     where
-        K: kube::Resource + Clone + DeserializeOwned + Debug,
+        K: Object,
     {
         let Some(doubt) = self.doubts().get(key).cloned() else { return Ok(()) };
         // Neither read names a resourceVersion, so both show all that was written before them.

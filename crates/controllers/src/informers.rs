@@ -2,6 +2,7 @@
 //!
 //! A kind that no controller reads is not followed, and of a kind only what they read: leases of nodes, not of leaders.
 
+use component::Api;
 use component::Context;
 use component::informer::{Index, Informer, Selection, Watchable};
 use k8s_openapi::NamespaceResourceScope;
@@ -13,7 +14,6 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use kube::Api;
 
 use crate::bootstrap_tokens;
 use crate::indices::{self, ByLabel, ByOwner};

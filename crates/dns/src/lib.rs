@@ -13,11 +13,11 @@ use std::net::SocketAddr;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
+use component::Api;
 use component::Context;
 use component::informer::{Informer, Selection, Watchable};
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::Api;
 use tokio::sync::Notify;
 
 use zone::Zone;

@@ -20,13 +20,13 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use component::Api;
 use component::Context;
 use component::informer::{Informer, Selection};
 use host::ipvs::{Ipvs as _, IpvsError, Kernel};
 use host::nft::NftProgram;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::Api;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use component::Api;
 use component::events::EventType;
 use cri::messages::{CreateContainerRequest, Image, RunPodSandboxRequest};
 use k8s_openapi::api::core::v1::{ConfigMap, Container, Pod, Secret, Service};
-use kube::Api;
 use kube::api::{DeleteParams, Preconditions};
 use tokio::time::Instant;
 

@@ -6,13 +6,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use component::Api;
 use component::Context;
 use component::events::Recorder;
 use component::informer::{Informer, Selection};
 use host::cgroup::Hierarchy;
 use host::mount::LinuxMounts;
 use k8s_openapi::api::core::v1::Pod;
-use kube::Api;
 use tokio::sync::watch;
 
 use crate::changes::{self, Health, Listener};

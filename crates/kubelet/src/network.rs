@@ -5,10 +5,10 @@
 use std::io;
 use std::path::Path;
 
+use component::Api;
 use component::Context;
 use component::informer::{Change, Informer, Selection};
 use k8s_openapi::api::core::v1::Node;
-use kube::Api;
 use serde_json::json;
 use tokio::sync::watch;
 

@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use component::Api;
 use component::informer::{Informer, Selection, Watchable};
 use component::{Context, ObjectKey};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
-use kube::Api;
 use kube::core::NamespaceResourceScope;
 use tokio_util::sync::CancellationToken;
 

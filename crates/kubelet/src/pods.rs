@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use component::Api;
 use component::ObjectKey;
 use component::informer::{Change, Informer, Selection};
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::Api;
 use tokio::sync::{Notify, watch};
 use tokio::task::{Id, JoinSet};
 

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use component::Api;
 use component::Context;
 use jiff::Timestamp;
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
-use kube::Api;
 use kube::api::PostParams;
 
 use crate::lifecycle::uid;
@@ -108,7 +108,7 @@ async fn ask(
         ..TokenRequest::default()
     };
     let parameters = PostParams::default();
-    let call = api.create_token_request(account, &parameters, &request);
+    let call = api.create_subresource::<_, TokenRequest>("token", account, &parameters, &request);
     let answer = tokio::time::timeout(ANSWER_LIMIT, call).await.map_err(|_| "no answer".to_owned())?;
     let status = answer.map_err(|error| error.to_string())?.status.unwrap_or_default();
     let text = status.token.filter(|token| !token.is_empty()).ok_or("an answer without a token")?;

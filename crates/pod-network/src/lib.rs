@@ -11,11 +11,11 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
+use component::Api;
 use component::Context;
 use component::informer::{Informer, Selection};
 use host::links::{self, LinkError, Monitor, Underlay};
 use k8s_openapi::api::core::v1::Node;
-use kube::Api;
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
 use tokio::sync::Notify;
@@ -112,7 +112,7 @@ impl Network {
             return true;
         }
         let patch = json!({"metadata": {"annotations": {MAC_ANNOTATION: mac}}});
-        let written = self.own.patch_metadata(name, &PatchParams::default(), &Patch::Merge(patch)).await;
+        let written = self.own.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await;
         if let Err(error) = &written {
             tracing::debug!(%error, "the node does not say yet how its pods are reached");
         }

@@ -4,13 +4,14 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use component::Api;
 use component::events::{EventType, Recorder, reference};
 use component::informer::{Change, Informer, Selection};
 use component::{Context, ObjectKey};
 use k8s_openapi::api::core::v1::{Binding, Node, ObjectReference, Pod, PodCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
-use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
+use kube::core::Status;
 use serde_json::json;
 use tokio::sync::Notify;
 use tokio::task::{JoinError, JoinSet};
@@ -274,7 +275,7 @@ async fn bind(client: kube::Client, key: &ObjectKey, demand: &Demand, node: &str
         },
     };
     let parameters = PostParams::default();
-    api.create_subresource::<_, serde_json::Value>("binding", &key.name, &parameters, &binding).await?;
+    api.create_subresource::<_, Status>("binding", &key.name, &parameters, &binding).await?;
     Ok(())
 }
 

@@ -9,10 +9,10 @@ use api_machinery::entropy::Entropy;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use clap::{Args, Subcommand};
+use component::Api;
 use controllers::bootstrap_tokens::{NAMESPACE, TYPE};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use kube::Api;
 use kube::api::{DeleteParams, ListParams, PostParams};
 
 use crate::join::token::{JoinToken, split};

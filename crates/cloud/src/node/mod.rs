@@ -13,13 +13,13 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
+use component::Api;
 use component::controller::{self, Next};
 use component::events::{EventType, Recorder, reference};
 use component::informer::{Change, Informer};
 use component::queue::Queue;
 use component::{Context, ObjectKey};
 use k8s_openapi::api::core::v1::Node;
-use kube::Api;
 use kube::api::{Patch, PatchParams};
 
 use crate::Config;

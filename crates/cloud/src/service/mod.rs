@@ -13,6 +13,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use component::Api;
 use component::controller::{self, Next};
 use component::events::{EventType, Recorder, reference};
 use component::freshness::Freshness;
@@ -20,7 +21,6 @@ use component::informer::{Change, Informer};
 use component::queue::Queue;
 use component::{Context, ObjectKey};
 use k8s_openapi::api::core::v1::{Node, Service};
-use kube::Api;
 use kube::api::{Patch, PatchParams};
 use serde_json::Value;
 

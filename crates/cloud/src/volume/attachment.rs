@@ -1,10 +1,10 @@
 //! VolumeAttachments are carried out: attached while they are there, detached when they go.
 
+use component::Api;
 use component::ObjectKey;
 use component::controller::Next;
 use component::events::{EventType, reference};
 use k8s_openapi::api::storage::v1::VolumeAttachment;
-use kube::Api;
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
+use component::Api;
 use component::ObjectKey;
+use component::api::Decode;
 use component::controller::Next;
 use component::events::{EventType, reference};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
-use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
@@ -84,7 +85,7 @@ impl Controller {
         };
         let volumes: Api<PersistentVolume> = Api::all(self.client.clone());
         let volume = plan::persistent_volume(claim, class, self.provisioner, &made);
-        let volume: PersistentVolume = serde_json::from_value(volume).map_err(kube::Error::SerdeError)?;
+        let volume = PersistentVolume::decode(&volume.to_string()).map_err(kube::Error::SerdeError)?;
         match volumes.create(&PostParams::default(), &volume).await {
             Err(error) if !is_already_exists(&error) => return Err(error.into()),
             Ok(_) | Err(_) => {}

@@ -1,10 +1,10 @@
 //! PersistentVolumes that were made for claims: bound as long as the claim is there, then deleted or kept.
 
+use component::Api;
 use component::ObjectKey;
 use component::controller::Next;
 use component::events::{EventType, reference};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
-use kube::Api;
 use kube::api::{DeleteParams, Preconditions};
 use serde_json::json;
 

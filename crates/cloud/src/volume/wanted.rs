@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use component::Api;
 use component::ObjectKey;
+use component::api::Decode;
 use component::controller::Next;
 use k8s_openapi::api::storage::v1::VolumeAttachment;
-use kube::Api;
 use kube::api::{DeleteParams, PostParams};
 use serde_json::json;
 
@@ -63,7 +64,8 @@ impl Controller {
                 "attacher": self.provisioner, "nodeName": node, "source": {"persistentVolumeName": key.name},
             },
         });
-        let attachment = serde_json::from_value(attachment).map_err(kube::Error::SerdeError)?;
+        let attachment =
+            VolumeAttachment::decode(&attachment.to_string()).map_err(kube::Error::SerdeError)?;
         match api.create(&PostParams::default(), &attachment).await {
             Ok(made) => self.attachment_writes.note(key.clone(), made.metadata.resource_version.as_deref()),
             Err(error) if is_already_exists(&error) => {}

@@ -1,12 +1,12 @@
 //! The token cleaner: a bootstrap token goes when it expires. Woken by changes of tokens and by each one's deadline.
 
+use component::Api;
 use component::controller::Next;
 use component::informer::Informer;
 use component::queue::Queue;
 use component::{Context, ObjectKey};
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::Secret;
-use kube::Api;
 use kube::api::{DeleteParams, Preconditions};
 
 use super::{NAMESPACE, expiration};

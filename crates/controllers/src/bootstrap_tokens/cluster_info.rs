@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use component::Api;
 use component::controller::Next;
 use component::informer::Informer;
 use component::queue::Queue;
@@ -17,7 +18,6 @@ use component::{Context, ObjectKey};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::Api;
 use kube::api::PostParams;
 
 use super::{entry, expiration};

@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 
+use component::Api;
 use component::controller::Next;
 use component::informer::Informer;
 use component::queue::Queue;
@@ -15,7 +16,6 @@ use component::{Context, ObjectKey};
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::core::v1::Node;
-use kube::Api;
 use kube::api::PostParams;
 
 use super::request::{self, Asked, NODES};

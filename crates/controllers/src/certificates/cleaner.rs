@@ -1,13 +1,13 @@
 //! The cleaner: requests that were dealt with go after an hour, those that nobody decided after a day, and those whose
 //! certificate has expired at once. Woken by changes, and by the deadline of each request.
 
+use component::Api;
 use component::controller::Next;
 use component::informer::Informer;
 use component::queue::Queue;
 use component::{Context, ObjectKey};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestCondition};
-use kube::Api;
 use kube::api::{DeleteParams, Preconditions};
 
 use super::{condition, is_issued};

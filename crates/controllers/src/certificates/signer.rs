@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api_machinery::entropy::Entropy;
+use component::Api;
 use component::controller::Next;
 use component::informer::Informer;
 use component::queue::Queue;
@@ -14,7 +15,6 @@ use component::{Context, ObjectKey};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
-use kube::Api;
 use kube::api::PostParams;
 use rcgen::SigningKey;
 use x509_parser::extensions::ParsedExtension;

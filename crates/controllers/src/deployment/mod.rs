@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use api_machinery::clock::Clock;
 use api_machinery::selector::SelectorError;
+use component::Api;
 use component::controller::Next;
 use component::events::{EventType, Recorder, reference};
 use component::informer::{Change, Informer};
@@ -29,7 +30,6 @@ use component::queue::Queue;
 use component::{Context, ObjectKey};
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentStatus, ReplicaSet};
 use k8s_openapi::api::core::v1::Pod;
-use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use pod_rules::labels;
 use serde_json::json;

@@ -11,13 +11,13 @@ mod tests;
 
 use std::sync::Arc;
 
+use component::Api;
 use component::controller::Next;
 use component::events::{EventType, Recorder, reference};
 use component::informer::{Change, Informer};
 use component::queue::Queue;
 use component::{Context, ObjectKey};
 use k8s_openapi::api::core::v1::{Endpoints, Pod, Service};
-use kube::Api;
 use kube::api::{DeleteParams, PostParams, Preconditions};
 
 use crate::expectations::{Expectations, NOT_SEEN};

@@ -12,6 +12,7 @@ mod tests;
 
 use std::sync::Arc;
 
+use component::Api;
 use component::controller::Next;
 use component::events::{EventType, Recorder, reference};
 use component::informer::{Change, Informer};
@@ -19,7 +20,6 @@ use component::queue::Queue;
 use component::{Context, ObjectKey};
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::Api;
 use kube::api::{DeleteParams, PostParams, Preconditions};
 
 use crate::expectations::{Expectations, NOT_SEEN};

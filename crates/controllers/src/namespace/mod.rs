@@ -12,12 +12,12 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use component::Api;
 use component::controller::Next;
 use component::informer::Informer;
 use component::queue::Queue;
 use component::{Context, ObjectKey};
 use k8s_openapi::api::core::v1::Namespace;
-use kube::Api;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::DynamicObject;
 use serde_json::json;
@@ -187,7 +187,7 @@ impl Controller {
     }
 }
 
-async fn list(api: &Api<DynamicObject>) -> kube::Result<Vec<Metadata>> {
+async fn list(api: &kube::Api<DynamicObject>) -> kube::Result<Vec<Metadata>> {
     let mut parameters = ListParams::default().limit(PAGE);
     let mut items = Vec::new();
     loop {
@@ -200,7 +200,7 @@ async fn list(api: &Api<DynamicObject>) -> kube::Result<Vec<Metadata>> {
     }
 }
 
-async fn delete_each(api: &Api<DynamicObject>, objects: &[Metadata]) -> kube::Result<()> {
+async fn delete_each(api: &kube::Api<DynamicObject>, objects: &[Metadata]) -> kube::Result<()> {
     for object in objects {
         let preconditions = Preconditions { uid: object.metadata.uid.clone(), resource_version: None };
         let parameters = DeleteParams::background().preconditions(preconditions);

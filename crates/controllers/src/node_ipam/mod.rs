@@ -13,13 +13,13 @@ mod tests;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use component::Api;
 use component::controller::Next;
 use component::events::{EventType, Recorder};
 use component::informer::{Change, Informer};
 use component::queue::Queue;
 use component::{Context, ObjectKey};
 use k8s_openapi::api::core::v1::{Node, ObjectReference};
-use kube::Api;
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
 

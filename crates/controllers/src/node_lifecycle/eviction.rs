@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use component::Api;
 use component::controller::Next;
 use component::events::{EventType, Recorder, reference};
 use component::informer::Informer;
@@ -12,7 +13,6 @@ use component::{Context, ObjectKey};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use pod_rules::status::{is_deleting, node_name};
 use serde_json::json;

@@ -12,13 +12,13 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use component::Api;
 use component::controller::Next;
 use component::informer::{Change, Index, Informer};
 use component::queue::Queue;
 use component::{Context, ObjectKey};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use pod_rules::status::{is_deleting, is_terminal, node_name};
 use serde_json::json;

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use api_machinery::clock::Clock;
 use api_machinery::selector::SelectorError;
+use component::Api;
 use component::controller::Next;
 use component::events::{EventType, Recorder, reference};
 use component::informer::Informer;
@@ -24,7 +25,6 @@ use futures::future::join_all;
 use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetStatus};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::Api;
 use kube::api::{DeleteParams, PostParams, Preconditions};
 use pod_rules::labels;
 

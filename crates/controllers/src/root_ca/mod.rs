@@ -10,12 +10,12 @@ mod tests;
 
 use std::sync::Arc;
 
+use component::Api;
 use component::controller::Next;
 use component::informer::Informer;
 use component::queue::Queue;
 use component::{Context, ObjectKey};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
-use kube::Api;
 use kube::api::PostParams;
 
 use crate::Informers;

@@ -7,12 +7,12 @@ mod plan;
 #[cfg(test)]
 mod tests;
 
+use component::Api;
 use component::controller::Next;
 use component::informer::Informer;
 use component::queue::Queue;
 use component::{Context, ObjectKey};
 use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
-use kube::Api;
 use kube::api::PostParams;
 
 use crate::Informers;

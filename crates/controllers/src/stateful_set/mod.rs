@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use api_machinery::clock::Clock;
 use api_machinery::selector::{LabelSelector, SelectorError};
+use component::Api;
 use component::controller::Next;
 use component::events::{EventType, Recorder, reference};
 use component::informer::Informer;
@@ -25,7 +26,6 @@ use component::queue::Queue;
 use component::{Context, ObjectKey};
 use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet, StatefulSetStatus};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
-use kube::Api;
 use kube::api::{DeleteParams, PostParams, Preconditions};
 use pod_rules::{labels, status};
 

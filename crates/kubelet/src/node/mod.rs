@@ -8,13 +8,13 @@ mod status;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use component::Api;
 use component::Context;
 use component::events::{EventType, Recorder};
 use cri::messages::{Image, RuntimeStatus, VersionResponse};
 use host::system::{Disk, Machine};
 use k8s_openapi::api::core::v1::{Node, NodeSpec, NodeStatus, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::json;
 use tokio::sync::watch;

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use api_machinery::clock::Clock;
 use api_machinery::entropy::Entropy;
+use component::Api;
 use component::Context;
 use component::events::Recorder;
 use component::informer::{Informer, Selection};
-use kube::Api;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use api_machinery::entropy::Entropy;
+use component::Api;
 use component::Context;
 use component::identity::Identity;
 use controllers::certificates::{API_CLIENT, KUBELET_CLIENT, KUBELET_SERVING, NODE_NETWORK};
@@ -15,7 +16,6 @@ use futures::TryStreamExt as _;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestSpec};
-use kube::Api;
 use kube::api::{PostParams, WatchEvent, WatchParams};
 use rcgen::{CertificateParams, DnType, KeyPair, SanType};
 

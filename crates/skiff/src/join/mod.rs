@@ -16,10 +16,10 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
+use component::Api;
 use component::Context;
 use component::identity::Identity;
 use k8s_openapi::api::core::v1::Node;
-use kube::Api;
 
 use self::certificates::{Kept, Pair, Purpose};
 use self::skew::Skew;

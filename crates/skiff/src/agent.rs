@@ -20,6 +20,7 @@ use tokio_util::task::TaskTracker;
 use crate::files::AgentFiles;
 use crate::flags::{AgentFlags, NodeFlags};
 use crate::join::{self, Base};
+use crate::load_balancers;
 
 /// Where the kubelet answers the API server.
 const KUBELET_PORT: u16 = 10250;
@@ -48,6 +49,8 @@ pub async fn run(flags: AgentFlags, shutdown: CancellationToken) -> Result<()> {
     let kubelet = kubelet_config(&flags.node, credentials.tls, mtu)?;
     let (kubelet_context, proxy_context) =
         (base.context(credentials.kubelet), base.context(credentials.proxy));
+    let link = network.underlay.link.clone();
+    parts.spawn(load_balancers::announce(proxy_context.clone(), flags.node.name()?, link));
     // All nodes are the proxy's to read, its own node the kubelet's to annotate.
     let (network_context, own) = (proxy_context.clone(), kubelet_context.client.clone());
     parts.spawn(async move { pod_network::run(network_context, own, network).await.context("pod network") });

@@ -18,6 +18,7 @@ use crate::components::pod_network::PodNetworkFlags;
 use crate::datastore::DatastoreFlags;
 use crate::install::InstallFlags;
 use crate::join::JoinFlags;
+use crate::load_balancers::LoadBalancerFlags;
 use crate::token::TokenFlags;
 use crate::uninstall::UninstallFlags;
 
@@ -86,6 +87,8 @@ pub struct ServerFlags {
     /// Run no node beside the control plane
     #[arg(long)]
     pub disable_agent: bool,
+    #[command(flatten)]
+    pub load_balancers: LoadBalancerFlags,
     #[command(flatten)]
     pub datastore: DatastoreFlags,
     #[command(flatten)]

@@ -8,6 +8,7 @@ mod files;
 mod flags;
 mod install;
 mod join;
+mod load_balancers;
 mod node_process;
 mod server;
 mod token;

@@ -14,6 +14,7 @@ use apiserver::limits::Limits;
 use apiserver::pki::{self, Client, Names, Pki};
 use apiserver::types::UserInfo;
 use apiserver::{ApiServer, Dependencies};
+use cloud::bare_metal::BareMetal;
 use component::Context;
 use controllers::certificates::Authority;
 use controllers::node_ipam::{Allocations, NODE_PREFIXES, Range};
@@ -27,7 +28,7 @@ use crate::datastore::{self, Datastore, run_while_leading};
 use crate::files::AgentFiles;
 use crate::flags::{AgentFlags, ServerFlags};
 use crate::join::JoinFlags;
-use crate::{node_process, token};
+use crate::{load_balancers, node_process, token};
 
 /// Who issues the tokens of service accounts.
 const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
@@ -76,6 +77,8 @@ struct Plan {
     names: Names,
     config: apiserver::Config,
     node_ranges: Allocations,
+    /// Gives load balancers their addresses.
+    addresses: Option<Arc<BareMetal>>,
     clock: Clock,
     entropy: Entropy,
 }
@@ -108,6 +111,7 @@ impl Plan {
             names,
             config,
             node_ranges: node_ranges(flags)?,
+            addresses: load_balancers::provider(flags, address)?,
             clock: Clock::system(),
             entropy: Entropy::from_os(),
         })
@@ -176,6 +180,10 @@ impl Plan {
             scheduler::run(scheduler.clone()).await;
             ended(scheduler.tasks).await
         });
+        if let Some(addresses) = self.addresses.clone() {
+            let giver = context(gate::cloud_controller_manager());
+            parts.spawn(load_balancers::give(giver, addresses, elect));
+        }
         let controllers = context(gate::controller_manager());
         let authority = Authority::from_pem(pki.ca_certificate(), &pki.ca_key(), self.entropy.clone());
         let own = SocketAddr::new(self.config.advertise_address, self.config.port);

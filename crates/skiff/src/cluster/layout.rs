@@ -19,6 +19,9 @@ pub const SERVER_PORT: u16 = 6443;
 /// The address of the switch.
 pub const SWITCH: Ipv4Addr = Ipv4Addr::new(172, 30, 0, 1);
 
+/// Addresses for load balancers: behind those of all nodes that there can be.
+pub const LOAD_BALANCERS: &str = "172.30.0.200-172.30.0.250";
+
 /// The file in a node's data directory that holds the token with which it joins.
 pub const TOKEN: &str = "join-token";
 

@@ -146,7 +146,7 @@ fn role(description: &Description, number: usize) -> Vec<String> {
         let token = format!("{DATA_DIR}/{TOKEN}");
         return ["agent", "--server", &endpoint, "--token-file", &token].map(str::to_owned).into();
     }
-    let mut words = vec!["server".to_owned()];
+    let mut words = ["server", "--load-balancer-pool", layout::LOAD_BALANCERS].map(str::to_owned).to_vec();
     if description.servers > 1 {
         words.extend(["--control-plane-endpoint".to_owned(), endpoint]);
         words.extend(etcd::server_arguments(description.servers, number));

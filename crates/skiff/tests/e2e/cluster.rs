@@ -59,13 +59,13 @@ const TASKS: &str =
     "ctr --address /var/lib/skiff/agent/containerd/containerd.sock --namespace k8s.io tasks list";
 
 /// A cluster of several nodes, in a folder of its own.
-struct Cluster {
+pub struct Cluster {
     root: PathBuf,
 }
 
 impl Cluster {
     /// A place for one; `None`, loudly, where that is impossible and nobody insists on it.
-    fn place(name: &str) -> Option<Cluster> {
+    pub fn place(name: &str) -> Option<Cluster> {
         if let Some(missing) = missing() {
             assert!(std::env::var_os("SKIFF_REQUIRE_CONTAINERD").is_none(), "cannot run: {missing}");
             eprintln!("SKIPPED {name}: {missing}");
@@ -76,11 +76,11 @@ impl Cluster {
         Some(cluster)
     }
 
-    fn folder(&self) -> PathBuf {
+    pub fn folder(&self) -> PathBuf {
         self.root.join("default")
     }
 
-    fn command(&self, words: &[&str]) -> Command {
+    pub fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(binary());
         command.arg("cluster").args(words).env("SKIFF_CLUSTERS", &self.root);
         command.current_dir(repository()).stdin(Stdio::null());
@@ -88,31 +88,44 @@ impl Cluster {
     }
 
     /// `skiff cluster` with words between blanks as its arguments.
-    fn skiff(&self, words: &str) -> Result<String, String> {
+    pub fn skiff(&self, words: &str) -> Result<String, String> {
         text(self.command(&words.split(' ').collect::<Vec<_>>()).output().expect("it starts"))
     }
 
-    fn create(&self, arguments: &str) {
+    pub fn create(&self, arguments: &str) {
         let images = "--image out/images/busybox.tar --image out/images/nginx.tar";
         self.skiff(&format!("create {images} {arguments}")).unwrap_or_else(|error| panic!("{error}"));
     }
 
     /// A line of shell on a node.
-    fn on(&self, node: &str, line: &str) -> Result<String, String> {
+    pub fn on(&self, node: &str, line: &str) -> Result<String, String> {
         text(self.command(&["exec", node, "--", "sh", "-c", line]).output().expect("it starts"))
     }
 
-    fn kubectl(&self, line: &str) -> Result<String, String> {
+    pub fn kubectl(&self, line: &str) -> Result<String, String> {
         let kubeconfig = self.folder().join("kubeconfig");
         let line = format!("out/bin/kubectl --kubeconfig {} {line}", kubeconfig.display());
         text(Command::new("sh").args(["-c", &line]).current_dir(repository()).output().expect("a shell"))
     }
 
-    fn must(&self, line: &str) -> String {
+    pub fn must(&self, line: &str) -> String {
         self.kubectl(line).unwrap_or_else(|error| {
             let pods = self.kubectl("get nodes,pods -A -o wide").unwrap_or_else(|error| error);
             panic!("{line}: {error}\n{pods}")
         })
+    }
+
+    /// Applies manifests.
+    pub fn apply(&self, manifest: &str) {
+        let file = self.folder().join("web.yaml");
+        std::fs::write(&file, manifest).expect("a manifest");
+        self.must(&format!("apply -f {}", file.display()));
+    }
+
+    /// The process that is the switch between nodes.
+    pub fn switch(&self) -> String {
+        let line = format!("exec pgrep --oldest --full 'cluster run-switch {}$'", self.folder().display());
+        text(Command::new("sh").args(["-c", &line]).output().expect("a shell")).expect("it runs")
     }
 
     /// The pods of the application that nobody has told to go.
@@ -173,7 +186,7 @@ struct Pod {
     ready: bool,
 }
 
-fn text(output: Output) -> Result<String, String> {
+pub fn text(output: Output) -> Result<String, String> {
     let out = String::from_utf8_lossy(&output.stdout).trim_end().to_owned();
     match output.status.success() {
         true => Ok(out),
@@ -185,8 +198,7 @@ fn text(output: Output) -> Result<String, String> {
 fn nodes_and_the_control_plane_die_and_come_back() {
     let Some(cluster) = Cluster::place("failures") else { return };
     cluster.create("--nodes 3");
-    std::fs::write(cluster.folder().join("web.yaml"), WEB).expect("a manifest");
-    cluster.must(&format!("apply -f {}", cluster.folder().join("web.yaml").display()));
+    cluster.apply(WEB);
     cluster.must("rollout status deployment/web --timeout=90s");
 
     pods_reach_each_other(&cluster);
@@ -310,7 +322,7 @@ fn node_dies(cluster: &Cluster) {
 }
 
 /// All of this machine that a cluster could leave behind, apart from processes.
-fn traces(cluster: &Cluster) -> Vec<String> {
+pub fn traces(cluster: &Cluster) -> Vec<String> {
     let folder = cluster.folder();
     let shell = |line: &str| text(Command::new("sh").args(["-c", line]).output().expect("a shell"));
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("mounts");
@@ -329,7 +341,7 @@ fn traces(cluster: &Cluster) -> Vec<String> {
 }
 
 /// The namespaces of all processes whose arguments mention the cluster, and those processes.
-fn processes(cluster: &Cluster) -> (BTreeSet<PathBuf>, Vec<PathBuf>) {
+pub fn processes(cluster: &Cluster) -> (BTreeSet<PathBuf>, Vec<PathBuf>) {
     let folder = cluster.folder().to_string_lossy().into_owned();
     let mut namespaces = BTreeSet::new();
     let mut found = Vec::new();
@@ -355,7 +367,7 @@ fn namespaces_of(process: &Path) -> Vec<PathBuf> {
 }
 
 /// Nobody is in any of the namespaces any more.
-fn assert_gone(cluster: &Cluster, namespaces: &BTreeSet<PathBuf>) {
+pub fn assert_gone(cluster: &Cluster, namespaces: &BTreeSet<PathBuf>) {
     assert_eq!(processes(cluster).1, Vec::<PathBuf>::new());
     for entry in std::fs::read_dir("/proc").expect("/proc").flatten() {
         let inside = namespaces_of(&entry.path()).into_iter().any(|own| namespaces.contains(&own));

@@ -8,6 +8,7 @@ mod cluster;
 mod components;
 mod failures;
 mod join;
+mod load_balancers;
 mod machine;
 mod neighbour;
 mod pods;

@@ -21,6 +21,7 @@ use crate::files::AgentFiles;
 use crate::flags::{AgentFlags, NodeFlags};
 use crate::join::{self, Base};
 use crate::load_balancers;
+use crate::tunnel;
 
 /// Where the kubelet answers the API server.
 const KUBELET_PORT: u16 = 10250;
@@ -86,6 +87,12 @@ async fn credentials(flags: &AgentFlags, base: &Base) -> Result<Option<Credentia
     let clients = vec![apiserver::pki::KUBELET_CLIENT.to_owned()];
     if let Some(server) = &flags.join.server {
         let Some(joined) = join::join(server, &flags.join, &flags.node, base).await? else { return Ok(None) };
+        let node = &flags.node;
+        let kubelet =
+            SocketAddr::new(node.node_ip.unwrap_or_else(host::system::primary_address), KUBELET_PORT);
+        let (mode, name, context) =
+            (flags.join.egress_selector_mode, node.name()?, base.context(joined.client.clone()));
+        tunnel::start(&context, &joined, mode, &name, kubelet, &flags.service_cidr)?;
         let tls = ServerTls { identity: joined.serving, client_ca: joined.authority.into_bytes(), clients };
         return Ok(Some(Credentials { kubelet: joined.client, proxy: joined.network, tls }));
     }

@@ -2,11 +2,13 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::cluster::ClusterFlags;
+use crate::components;
 use crate::components::cloud_controller_manager::CloudControllerManagerFlags;
 use crate::components::dns::DnsFlags;
 use crate::components::kube_apiserver::KubeApiserverFlags;
@@ -84,6 +86,12 @@ pub struct ServerFlags {
     /// Where nodes reach several servers as one, such as a balancer's https://192.0.2.1:6443; this server by default
     #[arg(long, env = "SKIFF_CONTROL_PLANE_ENDPOINT", value_parser = endpoint)]
     pub control_plane_endpoint: Option<Endpoint>,
+    /// What reaches nodes through the tunnels that their agents open, where there is one
+    #[arg(long, value_enum, default_value_t)]
+    pub egress_selector_mode: EgressSelectorMode,
+    /// How long the certificates are good that nodes ask for
+    #[arg(long, default_value = "8760h", value_parser = components::duration)]
+    pub cluster_signing_duration: Duration,
     /// Run no node beside the control plane
     #[arg(long)]
     pub disable_agent: bool,
@@ -180,6 +188,33 @@ impl PodNetwork {
             Self::Vxlan => pod_network::Mode::Vxlan,
             Self::Direct => pod_network::Mode::Direct,
             Self::Auto => pod_network::Mode::Auto,
+        }
+    }
+}
+
+/// What goes through tunnels between servers and nodes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub enum EgressSelectorMode {
+    /// Nothing: there are none
+    Disabled,
+    /// What is for the kubelet
+    Agent,
+    /// What is for the kubelet and pods
+    #[default]
+    Pod,
+    /// What is for the kubelet, pods and Services
+    Cluster,
+}
+
+impl EgressSelectorMode {
+    /// The API server's own word for it.
+    pub fn mode(self) -> apiserver::egress::Mode {
+        use apiserver::egress::Mode;
+        match self {
+            Self::Disabled => Mode::Disabled,
+            Self::Agent => Mode::Agent,
+            Self::Pod => Mode::Pod,
+            Self::Cluster => Mode::Cluster,
         }
     }
 }

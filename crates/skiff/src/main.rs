@@ -12,6 +12,7 @@ mod load_balancers;
 mod node_process;
 mod server;
 mod token;
+mod tunnel;
 mod uninstall;
 
 use std::process::ExitCode;

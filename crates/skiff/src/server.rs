@@ -18,6 +18,7 @@ use cloud::bare_metal::BareMetal;
 use component::Context;
 use controllers::certificates::Authority;
 use controllers::node_ipam::{Allocations, NODE_PREFIXES, Range};
+use jiff::SignedDuration;
 use store::{EmbeddedStore, FileDisk, Options};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -79,6 +80,8 @@ struct Plan {
     node_ranges: Allocations,
     /// Gives load balancers their addresses.
     addresses: Option<Arc<BareMetal>>,
+    /// How long the certificates of nodes are good.
+    signing: SignedDuration,
     clock: Clock,
     entropy: Entropy,
 }
@@ -94,6 +97,7 @@ impl Plan {
             dns_address: Some(flags.node.cluster_dns),
             stale_reads_without_quorum: flags.datastore.stale_reads_without_quorum,
             ..apiserver::Config::default()
+            egress: flags.egress_selector_mode.mode(),
         };
         let names = Names {
             node_name: flags.node.name()?,
@@ -113,6 +117,7 @@ impl Plan {
             node_ranges: node_ranges(flags)?,
             addresses: load_balancers::provider(flags, address)?,
             clock: Clock::system(),
+            signing: flags.cluster_signing_duration.try_into().context("--cluster-signing-duration")?,
             entropy: Entropy::from_os(),
         })
     }
@@ -190,7 +195,9 @@ impl Plan {
         let config = controllers::Config {
             root_ca: pki.ca_certificate().to_owned(),
             node_ranges: Some(self.node_ranges.clone()),
-            signer: Some(Arc::new(authority.context("the CA that signs for nodes")?)),
+            signer: Some(Arc::new(
+                authority.context("the CA that signs for nodes")?.with_longest(self.signing),
+            )),
             server: Some(self.endpoint.clone().unwrap_or_else(|| format!("https://{own}"))),
             ..controllers::Config::default()
         };

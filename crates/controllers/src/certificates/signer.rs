@@ -26,11 +26,13 @@ use crate::answers::{is_conflict, is_not_found};
 use crate::wiring::{self, Cache};
 
 const WORKERS: usize = 2;
-/// The longest that a certificate is good for; a request may ask for less.
+/// The longest that a certificate is good for unless the signer is told otherwise; a request may ask for less.
 const LONGEST: SignedDuration = SignedDuration::from_hours(365 * 24);
 const SHORTEST: SignedDuration = SignedDuration::from_mins(10);
-/// Clocks are not all the same.
+/// Clocks are not all the same. Of a short life it is at most this part: a certificate that is renewed at 70% of its life must
+/// not be due when it is new.
 const BACKDATE: SignedDuration = SignedDuration::from_mins(5);
+const BACKDATE_PART: i32 = 10;
 
 /// Why a certificate and a key are not a signer's.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +54,7 @@ pub struct Authority {
     name: Vec<u8>,
     key_identifier: Option<Vec<u8>>,
     ends: Timestamp,
+    longest: SignedDuration,
     entropy: Entropy,
 }
 
@@ -104,8 +107,16 @@ impl Authority {
             key_identifier,
             ends: ends.map_err(|error| bad(error.to_string()))?,
             key,
+            longest: LONGEST,
             entropy,
         })
+    }
+
+    /// Signs for this long at most.
+    #[must_use]
+    pub fn with_longest(mut self, longest: SignedDuration) -> Authority {
+        self.longest = longest.max(SignedDuration::from_secs(1));
+        self
     }
 
     /// A certificate in PEM for what was asked, good from `now` on.
@@ -116,9 +127,10 @@ impl Authority {
         seconds: Option<i32>,
         now: Timestamp,
     ) -> Result<String, String> {
-        let wanted = seconds.map_or(LONGEST, |seconds| SignedDuration::from_secs(seconds.into()));
-        let ends = now + wanted.clamp(SHORTEST, LONGEST);
-        let ends = ends.min(self.ends);
+        let wanted = seconds.map_or(self.longest, |seconds| SignedDuration::from_secs(seconds.into()));
+        let life = wanted.max(SHORTEST).min(self.longest);
+        let backdate = BACKDATE.min(life / BACKDATE_PART);
+        let ends = (now + life).min(self.ends);
         if ends <= now {
             return Err("the CA certificate has expired".to_owned());
         }
@@ -131,7 +143,7 @@ impl Authority {
             &der::integer(&serial),
             self.algorithm,
             &self.name,
-            &der::sequence(&[&der::time(now - BACKDATE), &der::time(ends)]),
+            &der::sequence(&[&der::time(now - backdate), &der::time(ends)]),
             &asked.subject,
             &asked.public_key,
             &der::explicit(3, &der::element(0x30, &self.extensions(asked, usages))),

@@ -204,6 +204,20 @@ fn a_certificate_does_not_outlive_its_authority() {
 }
 
 #[test]
+fn a_short_life_is_mostly_ahead() {
+    let authority = authority().0.with_longest(SignedDuration::from_secs(30));
+    let now: Timestamp = "2026-06-01T00:00:00Z".parse().unwrap();
+    for wanted in [None, Some(600), Some(i32::MAX)] {
+        let text = authority.sign(&asked("a", "b", &[]), &CLIENT.map(str::to_owned), wanted, now).unwrap();
+        let block = pem::parse(&text).unwrap();
+        let (_, parsed) = X509Certificate::from_der(block.contents()).unwrap();
+        let validity = parsed.validity();
+        let life = (validity.not_before.timestamp(), validity.not_after.timestamp());
+        assert_eq!(life, (now.as_second() - 3, now.as_second() + 30), "{wanted:?}");
+    }
+}
+
+#[test]
 fn requests_go_when_they_are_of_no_use() {
     let created: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
     let hours = |request: &CertificateSigningRequest| deadline(request).duration_since(created).as_hours();

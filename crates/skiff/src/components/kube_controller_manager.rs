@@ -34,6 +34,9 @@ pub struct KubeControllerManagerFlags {
     /// Its key
     #[arg(long, requires = "cluster_signing_cert_file")]
     pub cluster_signing_key_file: Option<PathBuf>,
+    /// How long what it signs is good at most
+    #[arg(long, default_value = "8760h", value_parser = super::duration)]
+    pub cluster_signing_duration: Duration,
     /// Give every node its part of --cluster-cidr
     #[arg(long, default_value_t = false, num_args = 0..=1, require_equals = true, default_missing_value = "true", action = ArgAction::Set, requires = "cluster_cidr")]
     pub allocate_node_cidrs: bool,
@@ -119,7 +122,9 @@ impl KubeControllerManagerFlags {
         let certificate = super::read_text("--cluster-signing-cert-file", certificate)?;
         let key = super::read_text("--cluster-signing-key-file", key)?;
         let authority = Authority::from_pem(&certificate, &key, Entropy::from_os());
-        authority.map(|authority| Some(Arc::new(authority))).context("--cluster-signing-cert-file")
+        let authority = authority.context("--cluster-signing-cert-file")?;
+        let longest = self.cluster_signing_duration.try_into().context("--cluster-signing-duration")?;
+        Ok(Some(Arc::new(authority.with_longest(longest))))
     }
 
     /// What nodes get their ranges from, if that is for us to do.

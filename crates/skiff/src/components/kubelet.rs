@@ -3,14 +3,22 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
+use api_machinery::clock::Clock;
+use api_machinery::entropy::Entropy;
 use clap::Args;
+use component::Context;
 use component::health::Server;
+use component::identity::Identity;
 use k8s_openapi::api::core::v1::Taint;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
+use super::bootstrap::bootstrap;
 use super::kubelet_config::KubeletConfiguration;
+use crate::join::Base;
 
 /// What the kubelet is told. Each flag goes before what the file of `--config` says.
 #[derive(Args, Clone, Debug)]
@@ -18,6 +26,12 @@ pub struct KubeletFlags {
     /// How the API server is reached, and as whom
     #[arg(long)]
     pub kubeconfig: PathBuf,
+    /// By what the kubelet gets a certificate as its node, and with it --kubeconfig, if it has none yet
+    #[arg(long)]
+    pub bootstrap_kubeconfig: Option<PathBuf>,
+    /// Where the certificates are that it got
+    #[arg(long, default_value = "/var/lib/kubelet/pki")]
+    pub cert_dir: PathBuf,
     /// A file with a KubeletConfiguration
     #[arg(long)]
     pub config: Option<PathBuf>,
@@ -104,7 +118,7 @@ impl CloudNode {
 
 impl KubeletFlags {
     /// The configuration, from the flags and the file.
-    fn merged(&self, file: &KubeletConfiguration) -> Result<kubelet::Config> {
+    fn merged(&self, file: &KubeletConfiguration, serving: Option<Arc<Identity>>) -> Result<kubelet::Config> {
         let mut config =
             kubelet::Config::new(super::node_name(self.hostname_override.as_deref())?, &self.root_dir);
         config.node_ips.clone_from(&self.node_ip);
@@ -132,38 +146,79 @@ impl KubeletFlags {
             .unwrap_or_default();
         self.cloud.apply(&mut config);
         config.provider_id = config.provider_id.or_else(|| file.provider_id.clone());
-        config.server = self.server(file)?;
+        config.server = self.server(file, serving)?;
         Ok(config)
     }
 
-    /// The kubelet's own server: all three files, or none.
+    /// The kubelet's own server: all three files, or none; with a certificate that it was given, the CA alone.
     fn server(
         &self,
         file: &KubeletConfiguration,
+        serving: Option<Arc<Identity>>,
     ) -> Result<Option<(SocketAddr, kubelet::config::ServerTls)>> {
         let certificate = self.tls_cert_file.as_ref().or(file.tls_cert_file.as_ref());
         let key = self.tls_private_key_file.as_ref().or(file.tls_private_key_file.as_ref());
         let client_ca = self.client_ca_file.as_ref().or(file.authentication.x509.client_ca_file.as_ref());
-        let (certificate, key, client_ca) = match (certificate, key, client_ca) {
-            (None, None, None) => {
+        let (identity, client_ca) = match (serving, certificate, key, client_ca) {
+            (Some(identity), None, None, Some(client_ca)) => (identity, client_ca),
+            (None, None, None, None) => {
                 tracing::warn!(
                     "no certificate to serve with: logs of this node cannot be read through the API"
                 );
                 return Ok(None);
             }
-            (Some(certificate), Some(key), Some(client_ca)) => (certificate, key, client_ca),
-            _ => bail!("--tls-cert-file, --tls-private-key-file and --client-ca-file are needed together"),
+            (None, Some(certificate), Some(key), Some(client_ca)) => {
+                let certificate = super::read("--tls-cert-file", certificate)?;
+                let key = super::read("--tls-private-key-file", key)?;
+                (Identity::from_pem(&certificate, &key).context("--tls-cert-file")?, client_ca)
+            }
+            (None, ..) => {
+                bail!("--tls-cert-file, --tls-private-key-file and --client-ca-file are needed together")
+            }
+            (Some(_), ..) => {
+                bail!("serverTLSBootstrap needs --client-ca-file, and no certificate of its own")
+            }
         };
-        let (certificate, key) =
-            (super::read("--tls-cert-file", certificate)?, super::read("--tls-private-key-file", key)?);
         let tls = kubelet::config::ServerTls {
-            identity: component::identity::Identity::from_pem(&certificate, &key)
-                .context("--tls-cert-file")?,
+            identity,
             client_ca: super::read("--client-ca-file", client_ca)?,
             clients: vec![apiserver::pki::KUBELET_CLIENT.to_owned()],
         };
         let address = self.address.or(file.address).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
         Ok(Some((SocketAddr::new(address, self.port.or(file.port).unwrap_or(10250)), tls)))
+    }
+
+    /// The API as the node, and the certificate that it serves with if that is for the API to give; `None` when told to
+    /// end before there is any.
+    async fn api(
+        &self,
+        file: &KubeletConfiguration,
+        shutdown: &CancellationToken,
+    ) -> Result<Option<(Context, Option<Arc<Identity>>)>> {
+        let Some(from) = &self.bootstrap_kubeconfig else {
+            if file.server_tls_bootstrap || file.rotate_certificates == Some(true) {
+                bail!("serverTLSBootstrap and rotateCertificates need --bootstrap-kubeconfig");
+            }
+            return Ok(Some((super::context(&self.kubeconfig, shutdown)?, None)));
+        };
+        let base = Base {
+            clock: Clock::system(),
+            entropy: Entropy::from_os(),
+            tasks: TaskTracker::new(),
+            shutdown: shutdown.clone(),
+        };
+        let node = super::node_name(self.hostname_override.as_deref())?;
+        let begun = bootstrap(from, &self.kubeconfig, &self.cert_dir, &node, &base).await?;
+        let Some(begun) = begun else { return Ok(None) };
+        if file.rotate_certificates.unwrap_or(true) {
+            begun.renew(&base);
+        }
+        let mut addresses = self.node_ip.clone();
+        if addresses.is_empty() {
+            addresses.push(host::system::primary_address());
+        }
+        let serving = file.server_tls_bootstrap.then(|| begun.serving(addresses, &base)).transpose()?;
+        Ok(Some((base.context(begun.client), serving)))
     }
 
     fn health(&self, file: &KubeletConfiguration) -> Option<SocketAddr> {
@@ -203,8 +258,8 @@ pub async fn run(flags: KubeletFlags, shutdown: CancellationToken) -> Result<()>
             .with_context(|| format!("--config: {}", path.display()))?,
         None => KubeletConfiguration::default(),
     };
-    let context = super::context(&flags.kubeconfig, &shutdown)?;
-    let config = flags.merged(&file)?;
+    let Some((context, serving)) = flags.api(&file, &shutdown).await? else { return Ok(()) };
+    let config = flags.merged(&file, serving)?;
     if let Some(address) = flags.health(&file) {
         Server::bind(address, None).await?.start(&context, None);
     }
@@ -253,7 +308,7 @@ authentication: {anonymous: {enabled: false}, x509: {clientCAFile: /ca}}
         given.tls_cert_file = None;
         let mut without_ca = file.clone();
         without_ca.authentication.x509.client_ca_file = None;
-        let config = given.merged(&without_ca).expect("merged");
+        let config = given.merged(&without_ca, None).expect("merged");
         assert_eq!(
             (config.max_pods, config.node_name.as_str(), config.cluster_domain.as_str()),
             (9, "me", "from.file")
@@ -264,7 +319,7 @@ authentication: {anonymous: {enabled: false}, x509: {clientCAFile: /ca}}
         assert_eq!((config.taints[0].key.as_str(), config.taints[0].effect.as_str()), ("a", "NoSchedule"));
         assert_eq!(config.pod_cidr.as_deref(), Some("10.1.0.0/24"));
         assert_eq!((config.external_cloud, config.provider_id.as_deref()), (true, Some("aws:///z/i-1")));
-        let half = given.merged(&file).expect_err("a CA without a certificate");
+        let half = given.merged(&file, None).expect_err("a CA without a certificate");
         assert!(half.to_string().contains("needed together"), "{half}");
     }
 

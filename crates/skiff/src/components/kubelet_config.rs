@@ -36,6 +36,9 @@ pub struct KubeletConfiguration {
     pub tls_cert_file: Option<PathBuf>,
     pub tls_private_key_file: Option<PathBuf>,
     pub register_with_taints: Option<Vec<Taint>>,
+    pub rotate_certificates: Option<bool>,
+    #[serde(rename = "serverTLSBootstrap", default)]
+    pub server_tls_bootstrap: bool,
     #[serde(default)]
     pub authentication: Authentication,
 }

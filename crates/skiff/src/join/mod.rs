@@ -5,7 +5,7 @@
 //! The kubelet is the node. Service proxy, DNS and pod network need to read what a kubelet may not, so the node asks for a
 //! second client certificate for them (docs/adr/0009).
 
-mod certificates;
+pub mod certificates;
 mod discover;
 mod skew;
 pub mod token;
@@ -24,7 +24,7 @@ use k8s_openapi::api::core::v1::Node;
 use self::certificates::{Kept, Pair, Purpose};
 use self::skew::Skew;
 use self::token::JoinToken;
-use crate::flags::NodeFlags;
+use crate::flags::{EgressSelectorMode, NodeFlags};
 
 /// How a node finds the cluster that it joins.
 #[derive(Args, Clone, Debug, Default)]
@@ -41,6 +41,9 @@ pub struct JoinFlags {
     /// What the cluster's CA is known by, for a token that does not say: sha256: and the hash of its public key
     #[arg(long)]
     pub ca_cert_hash: Option<String>,
+    /// What servers may reach on this node through the tunnels that it opens to them
+    #[arg(long, value_enum, default_value_t)]
+    pub egress_selector_mode: EgressSelectorMode,
 }
 
 impl JoinFlags {
@@ -58,6 +61,10 @@ impl JoinFlags {
 
 /// What a node has that joined.
 pub struct Joined {
+    /// The server that it joined.
+    pub server: String,
+    /// The certificate that it is a client with.
+    pub identity: Arc<Identity>,
     /// The API as the node.
     pub client: kube::Client,
     /// The API as the node's service proxy, DNS and pod network.
@@ -117,14 +124,14 @@ pub async fn join(server: &str, flags: &JoinFlags, node: &NodeFlags, base: &Base
     let address = node.node_ip.unwrap_or_else(host::system::primary_address);
     let names = Purpose::Serving(vec![name.clone()], vec![address, IpAddr::from([127, 0, 0, 1])]);
     for (purpose, path, identity) in [
-        (Purpose::Client, path, identity),
+        (Purpose::Client, path, identity.clone()),
         (Purpose::Network, network_path, network_identity),
         (names, serving_path, serving.clone()),
     ] {
         let kept = Kept { node: name.clone(), purpose, path, identity };
         context.tasks.spawn(kept.keep(context.clone()));
     }
-    Ok(Some(Joined { client, network, serving, authority }))
+    Ok(Some(Joined { server: server.to_owned(), identity, client, network, serving, authority }))
 }
 
 /// A context that has no client yet.
@@ -153,7 +160,7 @@ impl Base {
 }
 
 /// Whether a certificate from an earlier time is still this node's and good.
-fn usable(pair: &Pair, name: &str, base: &Base) -> bool {
+pub fn usable(pair: &Pair, name: &str, base: &Base) -> bool {
     let named = pem::parse(&pair.certificate).is_ok_and(|block| {
         x509_parser::parse_x509_certificate(block.contents()).is_ok_and(|(_, parsed)| {
             let mut names = parsed.subject().iter_common_name();

@@ -3,6 +3,7 @@
 //! SKIFF_REQUIRE_CONTAINERD demands them.
 
 mod api;
+mod bootstrap;
 mod cloud;
 mod cluster;
 mod components;
@@ -14,3 +15,4 @@ mod neighbour;
 mod pods;
 mod services;
 mod system;
+mod tunnel;

@@ -239,4 +239,126 @@ mod tests {
         assert_eq!(read("cpu/kubepods/pod1/cpu.cfs_quota_us"), "50000");
         assert_eq!(read("memory/kubepods/pod1/memory.limit_in_bytes"), "1048576");
     }
+
+    /// A group of this machine's own hierarchy, whichever version that is, and its folders of CPU and memory; `None`,
+    /// loudly, where that is impossible and nobody insists on it.
+    struct Real {
+        hierarchy: Hierarchy,
+        top: String,
+        group: String,
+    }
+
+    impl Real {
+        fn new(name: &str, limits: &Limits) -> Option<Self> {
+            let top = format!("/skiff-test-{name}-{}", std::process::id());
+            let group = format!("{top}/inner");
+            let hierarchy = Hierarchy::detect().expect("a hierarchy");
+            if let Err(error) = hierarchy.apply(&group, limits) {
+                assert!(
+                    std::env::var_os("SKIFF_REQUIRE_CONTAINERD").is_none(),
+                    "cannot make {group}: {error}"
+                );
+                eprintln!("SKIPPED: cannot make {group} ({error}); run as root to test control groups");
+                return None;
+            }
+            Some(Self { hierarchy, top, group })
+        }
+
+        fn file(&self, controller: &str, file: &str) -> PathBuf {
+            let root = match &self.hierarchy {
+                Hierarchy::V1(controllers) => &controllers[controller],
+                Hierarchy::V2(root) => root,
+            };
+            inside(root, &self.group).expect("a name").join(file)
+        }
+
+        /// What the kernel says, in the words of either version.
+        fn read(&self, controller: &str, [v1, v2]: [&str; 2]) -> String {
+            let file = if matches!(self.hierarchy, Hierarchy::V1(_)) { v1 } else { v2 };
+            std::fs::read_to_string(self.file(controller, file)).expect("the kernel's file").trim().to_owned()
+        }
+
+        /// Runs a line of shell in the group.
+        #[expect(clippy::disallowed_methods, reason = "the test looks at the process itself")]
+        fn start(&self, line: &str) -> std::process::Child {
+            let join = ["cpu", "memory"].map(|name| self.file(name, "cgroup.procs").display().to_string());
+            let line = format!("echo $$ >{} && echo $$ >{} && {line}", join[0], join[1]);
+            std::process::Command::new("sh")
+                .args(["-c", &line])
+                .stdin(std::process::Stdio::piped())
+                .stdout(std::process::Stdio::piped())
+                .spawn()
+                .expect("a shell")
+        }
+    }
+
+    impl Drop for Real {
+        fn drop(&mut self) {
+            if let Err(error) = self.hierarchy.remove(&self.top) {
+                eprintln!("{}: {error}", self.top);
+            }
+        }
+    }
+
+    #[test]
+    fn the_kernel_knows_the_limits_and_their_end() {
+        let limits = Limits {
+            cpu_shares: Some(512),
+            cpu_quota: Some(20_000),
+            cpu_period: 100_000,
+            memory: Some(32 << 20),
+        };
+        let Some(real) = Real::new("limits", &limits) else { return };
+        let (weight, quota, memory) = (
+            ["cpu.shares", "cpu.weight"],
+            ["cpu.cfs_quota_us", "cpu.max"],
+            ["memory.limit_in_bytes", "memory.max"],
+        );
+        let (v1, all) = (matches!(real.hierarchy, Hierarchy::V1(_)), 32 << 20);
+        assert_eq!(real.read("cpu", weight), if v1 { "512" } else { "20" });
+        assert_eq!(real.read("cpu", quota), if v1 { "20000" } else { "20000 100000" });
+        assert_eq!(real.read("memory", memory), all.to_string());
+        let unlimited = Limits { cpu_quota: Some(-1), memory: Some(-1), ..Limits::default() };
+        real.hierarchy.apply(&real.group, &unlimited).expect("limits end");
+        assert_eq!(real.read("cpu", weight), if v1 { "512" } else { "20" }, "what is not said stays");
+        assert_eq!(real.read("cpu", quota), if v1 { "-1" } else { "max 100000" });
+        let unlimited = real.read("memory", memory);
+        assert!(unlimited == "max" || unlimited.parse::<u64>().expect("bytes") > 1 << 60, "{unlimited}");
+    }
+
+    #[test]
+    fn processes_get_what_the_limits_say_and_hold_their_group() {
+        use std::io::{BufRead, BufReader};
+        use std::os::unix::process::ExitStatusExt;
+
+        let limits = Limits { cpu_quota: Some(5_000), memory: Some(32 << 20), ..Limits::default() };
+        let Some(real) = Real::new("processes", &limits) else { return };
+        // It works until it is held up, or has done a hundred times what the quota has room for.
+        let statistics = real.file("cpu", "cpu.stat");
+        let work = format!(
+            "n=0; until grep -q '^nr_throttled [1-9]' {}; do n=$((n+1)); [ $n -lt 500 ]; done",
+            statistics.display()
+        );
+        let status = real.start(&format!("set -e; {work}")).wait().expect("it ends");
+        let statistics = std::fs::read_to_string(&statistics).expect("the kernel's file");
+        assert!(status.success(), "never held up: {statistics}");
+
+        let unlimited = Limits { cpu_quota: Some(-1), ..Limits::default() };
+        real.hierarchy.apply(&real.group, &unlimited).expect("its CPU is its own again");
+        // One line without an end, which it keeps.
+        let status = real.start("exec tail /dev/zero").wait().expect("it ends");
+        assert_eq!(status.signal(), Some(9), "more memory than its limit: {status}");
+
+        let mut quiet = real.start("echo here; exec cat");
+        let mut line = String::new();
+        BufReader::new(quiet.stdout.take().expect("piped")).read_line(&mut line).expect("it says so");
+        assert_eq!(line, "here\n");
+        assert!(real.hierarchy.remove(&real.top).is_err(), "a group with a process stays");
+        assert!(real.file("memory", "cgroup.procs").exists());
+        quiet.kill().expect("it runs");
+        quiet.wait().expect("it ends");
+        real.hierarchy.remove(&real.top).expect("an empty group goes");
+        assert!(!real.file("memory", "").exists());
+        real.hierarchy.remove(&real.top).expect("what is gone may be removed again");
+    }
 }

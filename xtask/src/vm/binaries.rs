@@ -1,5 +1,5 @@
 //! Which test binary of a package holds its kernel tests: the integration binary `it` where there is one, or the
-//! library's own tests. Cargo builds them and says where they are.
+//! library's own tests. Cargo builds them, and the binary under test, and says where they are.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -8,11 +8,17 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-/// Builds the tests of the packages; package -> binary.
-pub fn build(repository: &Path, packages: &[String]) -> Result<BTreeMap<String, PathBuf>> {
+/// The package of the binary under test, and the binary's name.
+pub const SKIFF: &str = "skiff";
+
+/// Builds the tests of the packages; package -> binary. `workspace` builds everything, as nextest does for the whole
+/// workspace: the features of dependencies are the same then, and nothing is compiled twice.
+pub fn build(repository: &Path, packages: &[String], workspace: bool) -> Result<BTreeMap<String, PathBuf>> {
     let mut arguments = vec!["test", "--no-run", "--quiet", "--message-format=json"];
-    for package in packages {
-        arguments.extend(["--package", package]);
+    if workspace {
+        arguments.push("--workspace");
+    } else {
+        packages.iter().for_each(|package| arguments.extend(["--package", package]));
     }
     #[expect(clippy::disallowed_methods, reason = "a build chore, not a part of the product")]
     let output = Command::new("cargo")
@@ -24,7 +30,8 @@ pub fn build(repository: &Path, packages: &[String]) -> Result<BTreeMap<String, 
     if !output.status.success() {
         bail!("cargo {arguments:?}: {}", output.status);
     }
-    let found = choose(&String::from_utf8(output.stdout)?)?;
+    let mut found = choose(&String::from_utf8(output.stdout)?)?;
+    found.retain(|package, _| packages.contains(package));
     for package in packages {
         if !found.contains_key(package) {
             bail!("{package} has neither a test binary `it` nor a library with tests");
@@ -51,6 +58,9 @@ fn choose(messages: &str) -> Result<BTreeMap<String, PathBuf>> {
 fn candidate(message: &Value) -> Option<(String, bool, PathBuf)> {
     let executable = message["executable"].as_str()?;
     let target = &message["target"];
+    if target["kind"][0] == "bin" && target["name"] == SKIFF && message["profile"]["test"] == false {
+        return Some((SKIFF.to_owned(), true, executable.into()));
+    }
     let integration = target["kind"][0] == "test" && target["name"] == "it";
     if message["profile"]["test"] != true || !(integration || target["kind"][0] == "lib") {
         return None;
@@ -64,12 +74,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_integration_binary_wins_whatever_the_order() {
+    fn the_integration_binary_wins_whatever_the_order_and_skiff_is_the_program() {
         let message = |package: &str, kind: &str, name: &str| {
             let manifest = format!("/r/crates/{package}/Cargo.toml");
             let target = serde_json::json!({"kind": [kind], "name": name});
             let executable = format!("/t/{package}-{name}");
-            let profile = serde_json::json!({"test": true});
+            let profile = serde_json::json!({"test": kind != "bin"});
             serde_json::json!({"manifest_path": manifest, "target": target, "executable": executable,
                                "profile": profile})
             .to_string()
@@ -82,10 +92,12 @@ mod tests {
             message("b", "lib", "b"),
             message("c", "lib", "c"),
             message("d", "test", "e2e"),
+            message("skiff", "test", "e2e"),
+            message("skiff", "bin", "skiff"),
             built,
         ];
         let found = choose(&lines.join("\n")).unwrap();
-        let expected = [("a", "/t/a-it"), ("b", "/t/b-it"), ("c", "/t/c-c")];
+        let expected = [("a", "/t/a-it"), ("b", "/t/b-it"), ("c", "/t/c-c"), ("skiff", "/t/skiff-skiff")];
         assert_eq!(found, expected.map(|(package, path)| (package.to_owned(), path.into())).into());
     }
 }

@@ -13,7 +13,7 @@ cd /mnt
 mount --move . /
 exec /usr/bin/busybox chroot . /usr/bin/busybox sh -c '
 set -eu
-export PATH=/usr/sbin:/usr/bin:/applets HOME=/root SKIFF_REQUIRE_CONTAINERD=1 report=/dev/ttyS1
+export PATH=/usr/sbin:/usr/bin:/applets HOME=/root SKIFF_REQUIRE_CONTAINERD=1 SKIFF_REQUIRE_IPVS=1 report=/dev/ttyS1
 /usr/bin/busybox mkdir -p /applets
 /usr/bin/busybox --install -s /applets
 for folder in /tmp /run; do mount -t tmpfs -o mode=1777 tmpfs $folder; done
@@ -25,8 +25,9 @@ ip link set lo up
 hostname vm
 stty -F $report raw -echo
 . /options
-export bound
+export bound machine_bound
 for binary in /tests/*; do
+  [ -x "$binary" ] || continue
   package=${binary##*/}
   $binary --list --format terse --ignored >/run/ignored
   $binary --list --format terse $skipped $filters >/run/all
@@ -34,7 +35,10 @@ for binary in /tests/*; do
   echo "#" >>/run/ignored
   grep -vxFf /run/ignored /run/all | sed -n "s/: test\$//p" | sed "s/^/$package /"
 done >/run/tests
+ls /machine | sed "s/^/machine /" >/run/machine
 xargs -r -n 2 -P $jobs /run-test </run/tests || true
-echo "done $(wc -l </run/tests)" >$report
+# Each of these has the machine to itself.
+xargs -r -n 2 /run-test </run/machine || true
+echo "done $(cat /run/tests /run/machine | wc -l)" >$report
 reboot -f
 '

@@ -12,7 +12,7 @@ use super::kernel::Kernel;
 use super::text;
 
 /// Where programs are looked for.
-const PATH: [&str; 4] = ["/usr/sbin", "/usr/bin", "/sbin", "/bin"];
+const PATH: [&str; 2] = ["/usr/sbin", "/usr/bin"];
 
 /// Modules for packets, links and overlays; drivers of devices stay away. Folders below `kernel/`.
 const MODULES: &[&str] = &[
@@ -33,7 +33,9 @@ pub struct Root(PathBuf);
 impl Root {
     /// An empty one.
     pub fn new(path: PathBuf) -> Result<Self> {
-        let folders = ["dev", "etc", "mnt", "proc", "root", "run", "sys", "tests", "tmp", "var/lib"];
+        let folders = [
+            "dev", "etc", "mnt", "proc", "root", "run", "images", "machine", "sys", "tests", "tmp", "var/lib",
+        ];
         for folder in folders.iter().chain(&["usr/bin", "usr/sbin", "usr/lib/modules", "usr/lib64"]) {
             fs::create_dir_all(path.join(folder))
                 .with_context(|| format!("cannot make {}", path.join(folder).display()))?;
@@ -45,7 +47,7 @@ impl Root {
         Ok(Self(path))
     }
 
-    /// A program of the host under its name, wherever its links lead.
+    /// A program of the host, by its name or its path, wherever its links lead.
     pub fn program(&self, name: &str) -> Result<()> {
         let found = PATH.iter().map(|folder| Path::new(folder).join(name)).find(|path| path.exists());
         let named = found.with_context(|| format!("{name} is not installed; run scripts/setup --tests"))?;
@@ -106,6 +108,12 @@ impl Root {
     pub fn pack(&self, archive: &Path) -> Result<()> {
         let pack = r#"find . | cpio --quiet --create --format=newc --owner=0:0 >"$1""#;
         crate::run("bash", &["-o", "pipefail", "-c", pack, "pack", text(archive)?], &self.0)?;
+        Ok(())
+    }
+
+    /// A file of ours.
+    pub fn place(&self, file: &Path, to: &str) -> Result<()> {
+        fs::copy(file, self.0.join(to)).with_context(|| format!("cannot copy {}", file.display()))?;
         Ok(())
     }
 

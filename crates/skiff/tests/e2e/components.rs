@@ -236,7 +236,7 @@ fn refused(cluster: &Cluster) {
             format!(
                 "kube-proxy --kubeconfig {pki}/kube-proxy.kubeconfig {RANGES} --cluster-dns 10.43.0.10 --proxy-mode ebpf"
             ),
-            "must be nftables or iptables",
+            "must be nftables, iptables or ipvs",
         ),
         (
             format!(

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use crate::components::Node;
-use crate::machine::{Cluster, NODE, binary, until};
+use crate::machine::{Cluster, NODE, binary};
 
 /// The other machine.
 pub struct Neighbour<'a> {
@@ -75,13 +75,11 @@ impl<'a> Neighbour<'a> {
 
     /// Switches it off: everything on it ends at once.
     pub fn switch_off(&self) {
-        let first = format!("^unshare .*{}$", self.mark());
-        let process = self.cluster.process(&first).expect("it is on");
-        self.cluster.kill_nine(&first);
-        self.cluster.wait_for_end(&process);
-        // All others end with the first process of its namespace.
-        let others = format!("{}($|/| )", self.data().display());
-        until(30, "it is off", || self.cluster.process(&others).is_err());
+        let maker = self.cluster.process(&format!("^unshare .*{}$", self.mark())).expect("it is on");
+        let first = self.cluster.inside(&format!("exec pgrep --parent {maker}"));
+        self.cluster.inside(&format!("kill -9 {first}"));
+        // It has ended when all others of its namespace have, with all that they held.
+        self.cluster.wait_for_end(&first);
     }
 
     fn mark(&self) -> String {

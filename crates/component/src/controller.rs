@@ -6,6 +6,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -42,32 +43,39 @@ pub fn run<T, R, F, E>(
 ) where
     T: Ord + Clone + Display + Send + Sync + 'static,
     R: Fn(T) -> F + Send + Sync + 'static,
-    F: Future<Output = Result<Next, E>> + Send,
+    F: Future<Output = Result<Next, E>> + Send + 'static,
     E: Display,
 {
-    let reconcile = Arc::new(reconcile);
+    // Boxed, so that the loop and its tasks exist once for each type of key, and not for each controller.
+    let reconcile: Reconcile<T> = Arc::new(move |key| {
+        let pass = reconcile(key);
+        Box::pin(async move { pass.await.map_err(|error| error.to_string()) })
+    });
     for _ in 0..workers {
-        let (queue, reconcile) = (queue.clone(), reconcile.clone());
-        tasks.spawn(async move {
-            while let Some(key) = queue.get().await {
-                match reconcile(key.clone()).await {
-                    Ok(next) => {
-                        queue.forget(&key);
-                        if let Next::After(delay) = next {
-                            queue.add_after(key.clone(), delay);
-                        }
-                    }
-                    Err(error) => {
-                        tracing::info!(controller = name, %key, %error, "not reconciled; trying again");
-                        queue.add_rate_limited(key.clone());
-                    }
-                }
-                queue.done(&key);
-            }
-        });
+        tasks.spawn(work(name, queue.clone(), reconcile.clone()));
     }
     tasks.spawn(async move {
         shutdown.cancelled().await;
         queue.close();
     });
+}
+
+type Reconcile<T> = Arc<dyn Fn(T) -> BoxFuture<'static, Result<Next, String>> + Send + Sync>;
+
+async fn work<T: Ord + Clone + Display>(name: &'static str, queue: Queue<T>, reconcile: Reconcile<T>) {
+    while let Some(key) = queue.get().await {
+        match reconcile(key.clone()).await {
+            Ok(next) => {
+                queue.forget(&key);
+                if let Next::After(delay) = next {
+                    queue.add_after(key.clone(), delay);
+                }
+            }
+            Err(error) => {
+                tracing::info!(controller = name, %key, %error, "not reconciled; trying again");
+                queue.add_rate_limited(key.clone());
+            }
+        }
+        queue.done(&key);
+    }
 }

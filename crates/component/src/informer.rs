@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 use std::time::Duration;
 
 use futures::TryStreamExt;
+use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use kube::api::{ListParams, WatchParams};
 use kube::core::{DynamicObject, PartialObjectMeta, WatchEvent};
@@ -180,9 +181,9 @@ impl<K: Object> Informer<K> {
             revision: watch::Sender::new(0),
         });
         let follower = Follower { shared: shared.clone(), source, selection };
-        tasks.spawn(async move {
-            shutdown.run_until_cancelled(follower.run()).await;
-        });
+        // Boxed, so that not every kind gets a copy of the machinery of tasks.
+        let work: BoxFuture<'static, ()> = Box::pin(follower.run());
+        tasks.spawn(shutdown.run_until_cancelled_owned(work));
         Self { shared }
     }
 

@@ -45,17 +45,18 @@ pub(crate) fn run<C, T, F, E>(
 ) where
     C: Clone + Send + Sync + 'static,
     T: Ord + Clone + Display + Send + Sync + 'static,
-    F: Future<Output = Result<Next, E>> + Send,
+    F: Future<Output = Result<Next, E>> + Send + 'static,
     E: Display,
 {
     let complete = join_all(caches.iter().map(|cache| cache.complete()));
     let (tasks, shutdown) = (context.tasks.clone(), context.shutdown.clone());
-    context.tasks.spawn(async move {
+    let work: BoxFuture<'static, ()> = Box::pin(async move {
         if shutdown.run_until_cancelled(complete).await.is_some() {
             let work = move |key| reconcile(controller.clone(), key);
             controller::run(&tasks, shutdown, name, queue, workers, work);
         }
     });
+    context.tasks.spawn(work);
 }
 
 /// Queues every object of a kind that changes.

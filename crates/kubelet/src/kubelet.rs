@@ -10,6 +10,7 @@ use component::Api;
 use component::Context;
 use component::events::Recorder;
 use component::informer::{Informer, Selection};
+use futures::future::BoxFuture;
 use host::cgroup::Hierarchy;
 use host::mount::LinuxMounts;
 use k8s_openapi::api::core::v1::Pod;
@@ -149,9 +150,8 @@ impl Parts {
 
     fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) {
         let shutdown = self.context.shutdown.clone();
-        self.context.tasks.spawn(async move {
-            shutdown.run_until_cancelled(future).await;
-        });
+        let future: BoxFuture<'static, ()> = Box::pin(future);
+        self.context.tasks.spawn(shutdown.run_until_cancelled_owned(future));
     }
 
     fn listener(&self, health: watch::Sender<Health>) -> Listener {

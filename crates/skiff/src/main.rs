@@ -15,6 +15,7 @@ mod token;
 mod tunnel;
 mod uninstall;
 
+use std::pin::Pin;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, anyhow};
@@ -54,7 +55,8 @@ fn run(command: Command) -> Result<()> {
         .enable_all()
         .build()
         .context("cannot start the async runtime")?;
-    let outcome = runtime.block_on(async {
+    // Boxed, since `block_on` exists once for each kind of runtime, and would hold a copy of everything each time.
+    let work: Pin<Box<dyn Future<Output = Result<()>>>> = Box::pin(async {
         let shutdown = CancellationToken::new();
         let signals = end_on_signal(shutdown.clone())?;
         let mut housekeeping = JoinSet::new();
@@ -82,6 +84,7 @@ fn run(command: Command) -> Result<()> {
         signals.abort();
         outcome
     });
+    let outcome = runtime.block_on(work);
     // A thread that waits for the node process to end would wait here for as long as the node lives.
     runtime.shutdown_background();
     outcome

@@ -9,17 +9,20 @@ use std::time::Duration;
 
 use host::ipvs::{Change, Ipvs as _, Kernel, LINK, Services, VirtualService};
 use host::nft::NftProgram;
-use host::process;
+use host::process::run;
 use kube_proxy::apply::Mode;
 use kube_proxy::ipvs::{Ipvs, Settings};
 use kube_proxy::plan::{Frontend, Plan, Protocol};
 use kube_proxy::{ProxyMode, clean};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::packets::{ask, at, backends};
+use crate::process::surroundings;
 use crate::{World, changes, isolated_in, plan, port, ranges, service};
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -54,7 +57,7 @@ fn ipvs_services_and_addresses_that_others_delete_are_put_back() {
             &["link", "delete", LINK],
             &["address", "add", "10.43.0.77/32", "dev", LINK],
         ] {
-            process::run("ip", damage).await.unwrap();
+            run("ip", damage).await.unwrap();
             timeout(PATIENCE, touched.recv()).await.expect("the monitor tells of it").expect("it lives");
             world.mode.doubt();
             world.apply(&plan).await;
@@ -69,9 +72,9 @@ fn ipvs_services_and_addresses_that_others_delete_are_put_back() {
 fn ipvs_connections_end_with_their_clients_and_not_with_their_backends_place() {
     isolated_in(ProxyMode::Ipvs, async |mut world| {
         // A pod that echoes, for as long as its client likes.
-        process::run("ip", &["link", "add", "pods", "type", "bridge"]).await.unwrap();
-        process::run("ip", &["link", "set", "pods", "up"]).await.unwrap();
-        process::run("ip", &["address", "add", "10.42.0.1/24", "dev", "pods"]).await.unwrap();
+        run("ip", &["link", "add", "pods", "type", "bridge"]).await.unwrap();
+        run("ip", &["link", "set", "pods", "up"]).await.unwrap();
+        run("ip", &["address", "add", "10.42.0.1/24", "dev", "pods"]).await.unwrap();
         let listener = TcpListener::bind((Ipv4Addr::new(10, 42, 0, 1), 8080)).await.unwrap();
         let tasks = TaskTracker::new();
         tasks.spawn(async move {
@@ -127,6 +130,51 @@ fn ipvs_says_which_module_a_scheduler_lacks() {
     });
 }
 
+/// Nobody is kept waiting for a kernel that will never do it. Where it can, the proxy runs until it is told to end.
+#[test]
+fn the_proxy_ends_with_a_reason_where_the_kernel_lacks_ipvs() {
+    isolated_in(ProxyMode::Nftables, async |_world| {
+        let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
+        let (_answer, answers) = watch::channel(false);
+        let (context, config) = surroundings(ProxyMode::Ipvs, answers, &tasks, &shutdown);
+        let nft = Arc::new(NftProgram::new(tasks.clone()));
+        shutdown.cancel();
+        let outcome = timeout(PATIENCE, kube_proxy::run(context, config, nft)).await.expect("it ends");
+        match kernel().prepare(false).await {
+            Ok(()) => outcome.unwrap(),
+            Err(_) => {
+                let text = outcome.unwrap_err().to_string();
+                assert!(text.starts_with("--proxy-mode ipvs: the kernel "), "{text}");
+                assert!(text.contains("module ip_vs is missing") && text.contains("--proxy-mode nftables"));
+            }
+        }
+    });
+}
+
+#[test]
+fn ipvs_hundreds_of_services_come_and_go() {
+    isolated_in(ProxyMode::Ipvs, async |mut world| {
+        backends(2).await;
+        let kernel = kernel();
+        let one = |number: u16| {
+            let [high, low] = number.to_be_bytes();
+            let address = Frontend::Address(Ipv4Addr::new(10, 43, high, low), Protocol::Tcp, 80);
+            port(address, service(9, 2).cluster)
+        };
+        let plan = plan((256..556).map(one));
+        world.apply(&plan).await;
+        world.mode.doubt();
+        world.apply(&plan).await;
+        let services = kernel.services().await.unwrap();
+        assert!(services.len() == 300 && services.values().all(|held| held.destinations.len() == 2));
+        assert_eq!(kernel.addresses().await.unwrap().held.len(), 300);
+        assert!(ask((Ipv4Addr::new(10, 43, 1, 7), 80).into()).await.is_ok());
+        world.apply(&Plan::default()).await;
+        assert_eq!(kernel.services().await.unwrap(), Services::new());
+        assert_eq!(kernel.addresses().await.unwrap().held, BTreeSet::new());
+    });
+}
+
 /// From mode to mode the Service answers, and nothing is left of the mode before.
 #[test]
 fn ipvs_and_other_modes_follow_each_other() {
@@ -141,12 +189,12 @@ fn ipvs_and_other_modes_follow_each_other() {
             world.apply(&plan).await;
             clean::others(mode).await.unwrap();
             assert!(ask(at(9)).await.is_ok(), "{mode:?}");
-            let link = process::run("ip", &["link", "show", "dev", LINK]).await.is_ok();
+            let link = run("ip", &["link", "show", "dev", LINK]).await.is_ok();
             let services = !kernel.services().await.unwrap().is_empty();
             assert_eq!((link, services), (mode == ipvs, mode == ipvs), "{mode:?}");
             let chains = host::iptables::save().await.unwrap().contains(":KUBE-SERVICES");
             assert_eq!(chains, mode == iptables, "{mode:?}");
-            let table = process::run("nft", &["list", "table", "ip", kube_proxy::rules::TABLE]).await.is_ok();
+            let table = run("nft", &["list", "table", "ip", kube_proxy::rules::TABLE]).await.is_ok();
             assert_eq!(table, mode != iptables, "{mode:?}");
             world.apply(&Plan::default()).await;
             world.apply(&plan).await;

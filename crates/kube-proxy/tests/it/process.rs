@@ -84,6 +84,30 @@ fn client(answers: watch::Receiver<bool>) -> kube::Client {
     kube::Client::new(service, "default")
 }
 
+/// How the proxy is started for a test: its surroundings, which end with `shutdown`, and its configuration.
+pub fn surroundings(
+    mode: ProxyMode,
+    answers: watch::Receiver<bool>,
+    tasks: &TaskTracker,
+    shutdown: &CancellationToken,
+) -> (Context, Config) {
+    let context = Context {
+        client: client(answers),
+        clock: Clock::system(),
+        entropy: Entropy::seeded(1),
+        tasks: tasks.clone(),
+        shutdown: shutdown.clone(),
+    };
+    let config = Config {
+        node_name: "here".to_owned(),
+        ranges: ranges(),
+        local_addresses: vec![Ipv4Addr::new(10, 43, 0, 10)],
+        mode,
+        ipvs: Settings::default(),
+    };
+    (context, config)
+}
+
 every_mode!(rules_outlive_the_proxy_and_its_api_and_follow_the_api_when_it_answers);
 async fn rules_outlive_the_proxy_and_its_api_and_follow_the_api_when_it_answers(mut world: World) {
     backends(2).await;
@@ -107,20 +131,7 @@ async fn rules_outlive_the_proxy_and_its_api_and_follow_the_api_when_it_answers(
     };
     let (answer, answers) = watch::channel(false);
     let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
-    let context = Context {
-        client: client(answers),
-        clock: Clock::system(),
-        entropy: Entropy::seeded(1),
-        tasks: tasks.clone(),
-        shutdown: shutdown.clone(),
-    };
-    let config = Config {
-        node_name: "here".to_owned(),
-        ranges: ranges(),
-        local_addresses: vec![Ipv4Addr::new(10, 43, 0, 10)],
-        mode: world.kind,
-        ipvs: Settings::default(),
-    };
+    let (context, config) = surroundings(world.kind, answers, &tasks, &shutdown);
     let mode = Box::new(Told { mode: World::new(world.kind).mode, what });
     let proxy = tasks.spawn(kube_proxy::run_with(context, config, mode));
 

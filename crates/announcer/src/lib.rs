@@ -141,7 +141,8 @@ impl Announcer {
         };
         let slices =
             |key: &ObjectKey| self.slices.get(key).map(|(slices, _)| slices.list()).unwrap_or_default();
-        let mut plan = plan::plan(&services, slices, &nodes, &self.node_name);
+        let held = |address| self.board.answers(address);
+        let mut plan = plan::plan(&services, slices, &nodes, &self.node_name, held);
         campaigns.running.retain(|address, stop| {
             let stays = plan.remove(address).is_some();
             if !stays {

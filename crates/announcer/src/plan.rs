@@ -53,12 +53,14 @@ fn addresses(service: &Service) -> impl Iterator<Item = Ipv4Addr> {
     direct.filter_map(|ingress| ingress.ip.as_deref()?.parse().ok())
 }
 
-/// What the node `own` stands for. `slices` gives those of a Service, and is asked only where they matter.
+/// What the node `own` stands for. `slices` gives those of a Service, and is asked only where they matter. Where the node
+/// answers already (`held`) it goes on, however many are before it in line: nothing moves without need.
 pub fn plan<S: Deref<Target = EndpointSlice>>(
     services: &[impl Deref<Target = Service>],
     slices: impl Fn(&ObjectKey) -> Vec<S>,
     nodes: &[impl Deref<Target = Node>],
     own: &str,
+    held: impl Fn(Ipv4Addr) -> bool,
 ) -> BTreeMap<Ipv4Addr, Candidacy> {
     let nodes: Vec<&Node> = nodes.iter().map(Deref::deref).collect();
     let taken = taken(&nodes);
@@ -72,7 +74,8 @@ pub fn plan<S: Deref<Target = EndpointSlice>>(
                 continue;
             }
             let line = in_line(address, &nodes, with_endpoints.as_ref());
-            let Some(place) = line.iter().take(CANDIDATES).position(|name| *name == own) else { continue };
+            let place = line.iter().position(|name| *name == own);
+            let Some(place) = place.filter(|place| *place < CANDIDATES || held(address)) else { continue };
             let uid = service.metadata.uid.clone().unwrap_or_default();
             // Of two Services with one address the first has it, as in the proxy's rules.
             plan.entry(address).or_insert_with(|| Candidacy { service: key.clone(), uid, place });

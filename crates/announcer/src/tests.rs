@@ -47,7 +47,7 @@ fn line(service: &Arc<Service>, endpoints: &Value, nodes: &[Arc<Node>]) -> Vec<S
             assert_eq!(key, &ObjectKey::new("default", "web"));
             slices(endpoints)
         };
-        let plan = plan(std::slice::from_ref(service), of, nodes, &own);
+        let plan = plan(std::slice::from_ref(service), of, nodes, &own, |_| false);
         line.extend(plan.get(&ADDRESS).map(|candidacy| (candidacy.place, own)));
     }
     line.sort();
@@ -101,6 +101,23 @@ fn three_nodes_stand_and_ready_ones_first() {
 }
 
 #[test]
+fn who_answers_goes_on_while_he_may() {
+    let (web, all) = (service(&json!({})), nodes(&["a", "b", "c", "d", "e"]));
+    let standing = line(&web, &json!([]), &all);
+    let other = ["a", "b", "c", "d", "e"].into_iter().find(|name| !standing.iter().any(|one| one == name));
+    let other = other.expect("three of five stand");
+    let stands = |nodes: &[Arc<Node>]| {
+        let plan =
+            plan(std::slice::from_ref(&web), |_| slices(&json!([])), nodes, other, |held| held == ADDRESS);
+        plan.contains_key(&ADDRESS)
+    };
+    assert!(stands(&all));
+    let without: Vec<_> =
+        all.iter().filter(|node| node.metadata.name.as_deref() != Some(other)).cloned().collect();
+    assert!(!stands(&without));
+}
+
+#[test]
 fn nodes_may_be_left_out() {
     let label =
         json!({"metadata": {"labels": {"node.kubernetes.io/exclude-from-external-load-balancers": ""}}});
@@ -139,7 +156,7 @@ fn addresses_spread_over_nodes() {
         let ingress = json!({"status": {"loadBalancer": {"ingress": [{"ip": address.to_string()}]}}});
         let services = [service(&ingress)];
         for node in ["a", "b", "c", "d"] {
-            let plan = plan(&services, |_| slices(&json!([])), &nodes, node);
+            let plan = plan(&services, |_| slices(&json!([])), &nodes, node, |_| false);
             first.extend(plan.get(&address).filter(|candidacy| candidacy.place == 0).map(|_| node));
         }
     }

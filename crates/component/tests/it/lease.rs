@@ -44,7 +44,8 @@ impl Store {
         }
         let mut new: Value = serde_json::from_slice(body).expect("a lease, or how to delete one");
         if *method == http::Method::DELETE {
-            let same = new["preconditions"]["resourceVersion"] == stored.0.to_string();
+            let same =
+                new["preconditions"]["resourceVersion"].as_str() == Some(stored.0.to_string().as_str());
             return if same { (200, std::mem::take(&mut *stored).1) } else { failure(409, "Conflict") };
         }
         let known = new["metadata"]["resourceVersion"].as_str().unwrap_or("0");

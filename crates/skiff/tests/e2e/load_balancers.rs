@@ -124,11 +124,12 @@ fn an_address_is_reached_moves_with_its_node_and_is_nobodys_in_the_end() {
     assert!(["node-2", "node-3"].contains(&first.as_str()), "{first}");
     let began = Instant::now();
     cluster.skiff(&format!("kill {first}")).expect("killed");
-    until(60, "the address is reached again", || client.ask(&address).is_ok());
+    // The kernel may pass packets on for a moment after the last process of a machine of namespaces.
+    until(60, "the address is reached by another node", || holder() != first && client.ask(&address).is_ok());
     let took = began.elapsed();
     eprintln!("the address moved within {took:?}");
     assert!(took < MOVED, "{took:?}");
-    assert!(["node-2", "node-3"].contains(&holder().as_str()) && holder() != first, "{}", holder());
+    assert!(["node-2", "node-3"].contains(&holder().as_str()), "{}", holder());
     for _ in 0..20 {
         client.ask_anew(&address).expect("it is reached");
     }

@@ -3,41 +3,33 @@
 //!
 //! Deliberately absent: locks and delivery, which are the informer's.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::ObjectKey;
 
 type Values<K> = Box<dyn Fn(&K) -> Vec<String> + Send + Sync>;
 
-/// The keys of objects by what they say of themselves.
+/// Objects by what they say of themselves.
 struct Entries<K> {
     values: Values<K>,
-    keys: BTreeMap<String, BTreeSet<ObjectKey>>,
+    objects: BTreeMap<String, BTreeMap<ObjectKey, Arc<K>>>,
 }
 
 impl<K> Entries<K> {
-    fn add(&mut self, key: &ObjectKey, object: &K) {
+    fn add(&mut self, key: &ObjectKey, object: &Arc<K>) {
         for value in (self.values)(object) {
-            self.keys.entry(value).or_default().insert(key.clone());
+            self.objects.entry(value).or_default().insert(key.clone(), object.clone());
         }
     }
 
     fn remove(&mut self, key: &ObjectKey, object: &K) {
         for value in (self.values)(object) {
-            let Some(keys) = self.keys.get_mut(&value) else { continue };
-            keys.remove(key);
-            if keys.is_empty() {
-                self.keys.remove(&value);
+            let Some(objects) = self.objects.get_mut(&value) else { continue };
+            objects.remove(key);
+            if objects.is_empty() {
+                self.objects.remove(&value);
             }
-        }
-    }
-
-    /// As `remove` and `add`, for the many changes that leave an object where it is.
-    fn change(&mut self, key: &ObjectKey, old: &K, new: &K) {
-        if (self.values)(old) != (self.values)(new) {
-            self.remove(key, old);
-            self.add(key, new);
         }
     }
 }
@@ -62,11 +54,11 @@ impl<K> Cache<K> {
     pub(crate) fn store(&mut self, key: ObjectKey, new: Option<Arc<K>>) -> Option<Arc<K>> {
         let old = self.objects.get(&key);
         for index in &mut self.indices {
-            match (old, &new) {
-                (Some(old), Some(new)) => index.change(&key, old, new),
-                (Some(old), None) => index.remove(&key, old),
-                (None, Some(new)) => index.add(&key, new),
-                (None, None) => {}
+            if let Some(old) = old {
+                index.remove(&key, old);
+            }
+            if let Some(new) = &new {
+                index.add(&key, new);
             }
         }
         match new {
@@ -77,7 +69,7 @@ impl<K> Cache<K> {
 
     /// Keeps one more index from now on; returns its number.
     pub(crate) fn index(&mut self, values: Values<K>) -> usize {
-        let mut entries = Entries { values, keys: BTreeMap::new() };
+        let mut entries = Entries { values, objects: BTreeMap::new() };
         for (key, object) in &self.objects {
             entries.add(key, object);
         }
@@ -87,13 +79,13 @@ impl<K> Cache<K> {
 
     /// The objects that an index has under a value, in the order of their keys.
     pub(crate) fn indexed(&self, index: usize, value: &str) -> Vec<Arc<K>> {
-        let keys = self.indices[index].keys.get(value).into_iter().flatten();
-        keys.filter_map(|key| self.objects.get(key)).cloned().collect()
+        let objects = self.indices[index].objects.get(value);
+        objects.into_iter().flat_map(BTreeMap::values).cloned().collect()
     }
 
     /// How many objects an index has under a value.
     pub(crate) fn count(&self, index: usize, value: &str) -> usize {
-        self.indices[index].keys.get(value).map_or(0, BTreeSet::len)
+        self.indices[index].objects.get(value).map_or(0, BTreeMap::len)
     }
 }
 
@@ -118,6 +110,6 @@ mod tests {
         assert_eq!((cache.count(index, "n1"), found(&cache, index, "n2")), (1, vec![vec!["n2"]]));
         cache.store(a, None);
         cache.store(b, None);
-        assert!(cache.indices[index].keys.is_empty(), "nothing is left behind");
+        assert!(cache.indices[index].objects.is_empty(), "nothing is left behind");
     }
 }

@@ -3,7 +3,8 @@
 //!
 //! A write whose answer was lost may have been carried out. Its key is in doubt until the API has been read again, after the
 //! failure, and is then waited for as if the answer had come ([`Expectations::resolve`]). Deliberately absent: requests
-//! that the server carries out only after that read.
+//! that the server carries out only after that read; and changes, which say what they are based on and are refused when
+//! they are made twice.
 //!
 //! Kept in memory only: a controller that starts anew lists first, and so sees what its predecessor wrote.
 
@@ -16,7 +17,8 @@ use component::ObjectKey;
 use component::api::Object;
 use component::controller::Next;
 use component::freshness::Freshness;
-use kube::api::ListParams;
+use kube::api::{DeleteParams, ListParams, PostParams};
+use serde::Serialize;
 
 use crate::answers;
 use crate::claim;
@@ -51,19 +53,63 @@ impl Expectations {
         self.doubts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes that a creation failed: whether something was made is unknown unless the server refused it.
-    pub(crate) fn not_created(&self, key: &ObjectKey, error: &kube::Error) {
-        if answers::outcome_is_unknown(error) {
-            self.doubts().entry(key.clone()).or_default().created = true;
+    /// Creates an object for the key. Whether something was made that the server did not answer for is looked up before
+    /// the next pass, by [`Expectations::resolve`].
+    pub(crate) async fn create<K>(&self, key: &ObjectKey, api: &Api<K>, object: &K) -> kube::Result<K>
+    where
+        K: Object + Serialize,
+    {
+        let created = api.create(&PostParams::default(), object).await;
+        match &created {
+            Ok(object) => self.wrote(key, object),
+            Err(error) if answers::outcome_is_unknown(error) => {
+                self.doubts().entry(key.clone()).or_default().created = true;
+            }
+            Err(_) => {}
         }
+        created
     }
 
-    /// Notes that a deletion failed: whether the object is gone is unknown unless the server refused it.
-    pub(crate) fn not_deleted(&self, key: &ObjectKey, name: &str, uid: &str, error: &kube::Error) {
-        if answers::outcome_is_unknown(error) {
-            let mut doubts = self.doubts();
-            doubts.entry(key.clone()).or_default().deleted.insert(name.to_owned(), uid.to_owned());
+    /// Deletes this very object and no namesake; that it is gone already is as good. A lost answer is looked up as that of
+    /// a creation is.
+    pub(crate) async fn delete<K>(
+        &self,
+        key: &ObjectKey,
+        api: &Api<K>,
+        object: &K,
+        mut parameters: DeleteParams,
+    ) -> kube::Result<()>
+    where
+        K: Object,
+    {
+        let name = object.meta().name.as_deref().unwrap_or_default();
+        let uid = object.meta().uid.clone().unwrap_or_default();
+        parameters.preconditions.get_or_insert_default().uid = Some(uid.clone());
+        match api.delete(name, &parameters).await {
+            Ok(_) => {}
+            Err(error) if answers::is_not_found(&error) => {}
+            Err(error) => {
+                if answers::outcome_is_unknown(&error) {
+                    self.doubts().entry(key.clone()).or_default().deleted.insert(name.to_owned(), uid);
+                }
+                return Err(error);
+            }
         }
+        self.deleted_uid(key, uid);
+        Ok(())
+    }
+
+    /// Writes the status of the key's own object, unless that is gone.
+    pub(crate) async fn write_status<K>(&self, key: &ObjectKey, api: &Api<K>, changed: &K) -> kube::Result<()>
+    where
+        K: Object + Serialize,
+    {
+        match api.replace_status(&key.name, &PostParams::default(), changed).await {
+            Ok(written) => self.wrote(key, &written),
+            Err(error) if answers::is_not_found(&error) => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
     }
 
     /// Reads what became of the key's writes whose answers were lost, for [`Expectations::met`] to wait for it. `owner` is

@@ -25,6 +25,7 @@ use tokio_util::task::TaskTracker;
 use crate::faults::{Faults, Network, Who};
 use crate::kubelet::{NodeScript, ScriptedKubelet};
 use crate::observer::Observer;
+use crate::sabotage::Sabotage;
 
 /// When simulated time begins.
 const BEGINNING: i64 = 1_767_225_600;
@@ -315,6 +316,11 @@ impl Cluster {
     /// What goes wrong by chance from now on.
     pub fn set_faults(&self, faults: Faults) {
         self.network.set_faults(faults);
+    }
+
+    /// Plants a bug, for tests of the checkers.
+    pub fn sabotage(&self, sabotage: Sabotage) {
+        self.network.sabotage(sabotage);
     }
 
     /// Cuts a machine off from the control plane, or heals that. `all` is every machine.

@@ -20,6 +20,8 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 
+use crate::sabotage::Sabotage;
+
 /// What goes wrong by chance. Probabilities are between 0 and 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Faults {
@@ -61,6 +63,8 @@ pub struct Network {
 struct State {
     server: Option<Arc<ApiServer>>,
     faults: Faults,
+    /// A planted bug.
+    sabotage: Option<Sabotage>,
     /// Machines that reach nobody.
     cut: BTreeSet<String>,
     /// Ends the streams of a machine that is cut off.
@@ -73,6 +77,7 @@ impl Network {
         let state = State {
             server: None,
             faults: Faults::default(),
+            sabotage: None,
             cut: BTreeSet::new(),
             streams: Default::default(),
         };
@@ -91,6 +96,11 @@ impl Network {
     /// What goes wrong from now on.
     pub fn set_faults(&self, faults: Faults) {
         self.state().faults = faults;
+    }
+
+    /// Plants a bug into what components send.
+    pub fn sabotage(&self, sabotage: Sabotage) {
+        self.state().sabotage = Some(sabotage);
     }
 
     /// Cuts a machine off: nothing reaches it and nothing leaves it, streams included.
@@ -144,7 +154,11 @@ impl Network {
         if let Some(name) = crash.filter(|_| before) {
             return self.die(name, alive);
         }
-        let answer = server.call(user, request).await;
+        let sabotage = self.state().sabotage.clone();
+        let answer = match sabotage.filter(|_| matches!(who, Who::Component(_))) {
+            Some(sabotage) => sabotage.call(&server, user, request).await,
+            None => server.call(user, request).await,
+        };
         if let Some(name) = crash {
             return self.die(name, alive);
         }

@@ -10,4 +10,5 @@ pub mod kubelet;
 mod laws;
 pub mod observer;
 pub mod run;
+pub mod sabotage;
 pub mod scenario;

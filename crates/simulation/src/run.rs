@@ -87,6 +87,7 @@ impl Run {
             Step::Elect(what, count) => self.cluster.elect(what, *count).map_err(words)?,
             Step::KillLeader(what) => self.cluster.kill_leader(what).map_err(words)?,
             Step::Faults(faults) => self.cluster.set_faults(*faults),
+            Step::Sabotage(sabotage) => self.cluster.sabotage(sabotage.clone()),
             Step::Drain(time, nodes) => self.drain(*time, nodes).await?,
             Step::Mark => self.cluster.mark(),
             Step::Apply(manifest, count) => {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::faults::Faults;
 use crate::kubelet::NodeScript;
+use crate::sabotage::Sabotage;
 
 /// A parsed scenario.
 #[derive(Debug)]
@@ -40,6 +41,8 @@ pub enum Step {
     KillLeader(String),
     /// `faults [drop=1%] [lose=1%] [crash=1%] [delay=2s]` or `faults off`
     Faults(Faults),
+    /// `sabotage doubles|crowding NODE|lost-deletes`: a bug is planted; the scenario has to fail.
+    Sabotage(Sabotage),
     /// `drain TIME NODE[,NODE…]`: cordons the nodes and evicts their pods until none is left.
     Drain(Duration, Vec<String>),
     /// `mark`: what exists now is not new.
@@ -233,6 +236,9 @@ fn node(name: &str, number: usize, settings: &[&str]) -> Result<NodeScript, Stri
 fn step(words: &[&str], line: &str) -> Result<Step, String> {
     let own = |word: &&str| (*word).to_owned();
     Ok(match words {
+        ["sabotage", "doubles"] => Step::Sabotage(Sabotage::Doubles),
+        ["sabotage", "crowding", node] => Step::Sabotage(Sabotage::Crowding(own(node))),
+        ["sabotage", "lost-deletes"] => Step::Sabotage(Sabotage::LostDeletes),
         ["power-off", node] => Step::PowerOff(own(node)),
         ["power-on", node] => Step::PowerOn(own(node)),
         ["patch", kind, name, ..] => {

@@ -145,6 +145,9 @@ impl Controller {
             self.events.event(&reference(&*deployment), EventType::Warning, "SelectingAll", note);
             return Ok(Next::Done);
         }
+        let (owners, api) = (self.deployments_api(key), self.sets_api(key));
+        let uid = deployment.metadata.uid.as_deref().unwrap_or_default();
+        self.set_writes.resolve(key, &api, &selector.to_string(), uid).await?;
         let seen = self.sets.revision();
         let sets = self.sets_by_owner.claimable(&deployment.metadata);
         let alive = |uid: &str| {
@@ -158,7 +161,6 @@ impl Controller {
         }
         let claims = claim::sort(&deployment.metadata, &selector, &sets);
         let wrote = |set: &ReplicaSet| self.set_writes.wrote(key, set);
-        let (owners, api) = (self.deployments_api(key), self.sets_api(key));
         let sets = claim::settle(&owners, &*deployment, &api, claims, wrote).await?;
         let with_pods = self.with_pods(&deployment, &sets);
         let plan = plan::plan(&deployment, &sets, &with_pods, self.clock.now());
@@ -216,9 +218,8 @@ impl Controller {
         set: &ReplicaSet,
     ) -> Result<Created, Error> {
         let api = self.sets_api(key);
-        let error = match api.create(&PostParams::default(), set).await {
-            Ok(created) => {
-                self.set_writes.wrote(key, &created);
+        let error = match self.set_writes.create(key, &api, set).await {
+            Ok(_) => {
                 self.tell_scaled(deployment, set, 0);
                 return Ok(Created::Yes);
             }
@@ -272,17 +273,10 @@ impl Controller {
     }
 
     async fn delete(&self, key: &ObjectKey, set: &ReplicaSet) -> Result<(), Error> {
-        let name = set.metadata.name.as_deref().unwrap_or_default();
         // Only as it was when it was found to be unused.
-        let only = Preconditions {
-            uid: set.metadata.uid.clone(),
-            resource_version: set.metadata.resource_version.clone(),
-        };
-        match self.sets_api(key).delete(name, &DeleteParams::background().preconditions(only)).await {
-            Err(error) if !answers::is_not_found(&error) => return Err(error.into()),
-            Ok(_) | Err(_) => self.set_writes.deleted_uid(key, set.metadata.uid.clone().unwrap_or_default()),
-        }
-        Ok(())
+        let only = Preconditions { uid: None, resource_version: set.metadata.resource_version.clone() };
+        let parameters = DeleteParams::background().preconditions(only);
+        Ok(self.set_writes.delete(key, &self.sets_api(key), set, parameters).await?)
     }
 
     async fn write_status(
@@ -295,12 +289,7 @@ impl Controller {
             return Ok(());
         }
         let changed = Deployment { status: Some(status), ..deployment.clone() };
-        match self.deployments_api(key).replace_status(&key.name, &PostParams::default(), &changed).await {
-            Ok(written) => self.deployment_writes.wrote(key, &written),
-            Err(error) if answers::is_not_found(&error) => {}
-            Err(error) => return Err(error.into()),
-        }
-        Ok(())
+        Ok(self.deployment_writes.write_status(key, &self.deployments_api(key), &changed).await?)
     }
 
     async fn write_revision(

@@ -20,7 +20,7 @@ use component::queue::Queue;
 use component::{Context, ObjectKey};
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::api::{DeleteParams, PostParams, Preconditions};
+use kube::api::{DeleteParams, PostParams};
 
 use crate::expectations::{Expectations, NOT_SEEN};
 use crate::indices::ByLabel;
@@ -83,6 +83,9 @@ impl Controller {
         if services::selector(&service).is_none() || service.metadata.deletion_timestamp.is_some() {
             return Ok(Next::Done);
         }
+        let api: Api<EndpointSlice> = Api::namespaced(self.client.clone(), &key.namespace);
+        let (of, uid) = (plan::selector(&key.name), service.metadata.uid.as_deref().unwrap_or_default());
+        self.writes.resolve(key, &api, &of, uid).await?;
         let seen = self.slices.revision();
         let mut slices = self.slices.in_namespace(&key.namespace);
         slices.retain(|slice| plan::service_of(slice) == Some(&key.name));
@@ -117,21 +120,14 @@ impl Controller {
     async fn carry_out(&self, key: &ObjectKey, plan: Plan) -> kube::Result<()> {
         let api: Api<EndpointSlice> = Api::namespaced(self.client.clone(), &key.namespace);
         for slice in &plan.create {
-            self.writes.wrote(key, &api.create(&PostParams::default(), slice).await?);
+            self.writes.create(key, &api, slice).await?;
         }
         for slice in &plan.update {
             let name = slice.metadata.name.as_deref().unwrap_or_default();
             self.writes.wrote(key, &api.replace(name, &PostParams::default(), slice).await?);
         }
         for slice in &plan.delete {
-            let name = slice.metadata.name.as_deref().unwrap_or_default();
-            let only = Preconditions { uid: slice.metadata.uid.clone(), resource_version: None };
-            match api.delete(name, &DeleteParams::default().preconditions(only)).await {
-                Err(error) if !answers::is_not_found(&error) => return Err(error),
-                Ok(_) | Err(_) => {
-                    self.writes.deleted_uid(key, slice.metadata.uid.clone().unwrap_or_default())
-                }
-            }
+            self.writes.delete(key, &api, &**slice, DeleteParams::default()).await?;
         }
         Ok(())
     }

@@ -40,6 +40,11 @@ pub(crate) fn service_of(slice: &EndpointSlice) -> Option<&str> {
     labels.get(SERVICE_LABEL).filter(|_| ours).map(String::as_str)
 }
 
+/// Selects this controller's slices of a Service.
+pub(crate) fn selector(service: &str) -> String {
+    format!("{SERVICE_LABEL}={service},{MANAGER_LABEL}={MANAGER}")
+}
+
 /// Compares the Service's slices with its pods. `zone_of` says in which zone a node is: `None` if there is no such node,
 /// `Some(None)` if it does not say.
 pub(crate) fn plan(

@@ -25,7 +25,7 @@ use futures::future::join_all;
 use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetStatus};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::api::{DeleteParams, PostParams, Preconditions};
+use kube::api::DeleteParams;
 use pod_rules::labels;
 
 use crate::Informers;
@@ -146,22 +146,20 @@ impl Controller {
     /// Makes pods in batches that double: what the API refuses is refused once, not hundreds of times.
     async fn create(&self, key: &ObjectKey, set: &ReplicaSet, count: usize) -> Result<(), Failure> {
         let api: Api<Pod> = Api::namespaced(self.client.clone(), &key.namespace);
-        let (pod, about, parameters) = (plan::new_pod(set), reference(set), PostParams::default());
+        let (pod, about) = (plan::new_pod(set), reference(set));
         let (mut left, mut batch) = (count, 1);
         while left > 0 {
             let now = batch.min(left);
             let mut failed = None;
             let mut pointless = false;
-            for created in join_all((0..now).map(|_| api.create(&parameters, &pod))).await {
+            for created in join_all((0..now).map(|_| self.pod_writes.create(key, &api, &pod))).await {
                 match created {
                     Ok(pod) => {
-                        self.pod_writes.wrote(key, &pod);
                         let note = format!("Created pod: {}", pod.metadata.name.unwrap_or_default());
                         self.events.event(&about, EventType::Normal, "SuccessfulCreate", note);
                     }
                     Err(error) if answers::namespace_terminates(&error) => pointless = true,
                     Err(error) => {
-                        self.pod_writes.not_created(key, &error);
                         let message = answers::message(&error);
                         let note = format!("Error creating: {message}");
                         self.events.event(&about, EventType::Warning, "FailedCreate", note);
@@ -184,26 +182,17 @@ impl Controller {
     async fn delete(&self, key: &ObjectKey, set: &ReplicaSet, victims: Vec<Arc<Pod>>) -> Result<(), Failure> {
         let api: Api<Pod> = Api::namespaced(self.client.clone(), &key.namespace);
         let about = reference(set);
-        let deletions = victims.iter().map(|pod| {
-            let only = Preconditions { uid: pod.metadata.uid.clone(), resource_version: None };
-            let parameters = DeleteParams::default().preconditions(only);
-            let api = &api;
-            async move { api.delete(pod.metadata.name.as_deref().unwrap_or_default(), &parameters).await }
-        });
+        let gracefully = DeleteParams::default;
+        let deletions = victims.iter().map(|pod| self.pod_writes.delete(key, &api, &**pod, gracefully()));
         let mut failed = None;
         for (pod, deleted) in victims.iter().zip(join_all(deletions).await) {
             let name = pod.metadata.name.as_deref().unwrap_or_default();
-            let uid = pod.metadata.uid.as_deref().unwrap_or_default();
             match deleted {
-                Ok(_) => {
-                    self.pod_writes.deleted_uid(key, uid);
+                Ok(()) => {
                     let note = format!("Deleted pod: {name}");
                     self.events.event(&about, EventType::Normal, "SuccessfulDelete", note);
                 }
-                // Somebody else was faster; the cache will show it.
-                Err(error) if answers::is_not_found(&error) => self.pod_writes.deleted_uid(key, uid),
                 Err(error) => {
-                    self.pod_writes.not_deleted(key, name, uid, &error);
                     let message = answers::message(&error);
                     let note = format!("Error deleting: {message}");
                     self.events.event(&about, EventType::Warning, "FailedDelete", note);
@@ -225,11 +214,6 @@ impl Controller {
         }
         let api: Api<ReplicaSet> = Api::namespaced(self.client.clone(), &key.namespace);
         let changed = ReplicaSet { status: Some(status), ..set.clone() };
-        match api.replace_status(&key.name, &PostParams::default(), &changed).await {
-            Ok(written) => self.set_writes.wrote(key, &written),
-            Err(error) if answers::is_not_found(&error) => {}
-            Err(error) => return Err(error.into()),
-        }
-        Ok(())
+        Ok(self.set_writes.write_status(key, &api, &changed).await?)
     }
 }

@@ -26,7 +26,7 @@ use component::queue::Queue;
 use component::{Context, ObjectKey};
 use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet, StatefulSetStatus};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
-use kube::api::{DeleteParams, PostParams, Preconditions};
+use kube::api::{DeleteParams, PostParams};
 use pod_rules::{labels, status};
 
 use crate::Informers;
@@ -123,6 +123,9 @@ impl Controller {
         if selector.is_empty() {
             return Ok(Next::Done);
         }
+        let api = Api::namespaced(self.client.clone(), &key.namespace);
+        let uid = set.metadata.uid.as_deref().unwrap_or_default();
+        self.pod_writes.resolve(key, &api, &selector.to_string(), uid).await?;
         let seen = self.pods.revision();
         let pods = self.pods_by_owner.claimable(&set.metadata);
         if !self.is_fresh(key, seen, &pods) {
@@ -132,7 +135,6 @@ impl Controller {
             identity::ordinal(&set, pod.metadata.name.as_deref().unwrap_or_default()).is_some()
         };
         let claims = claim::sort(&set.metadata, &selector, pods.iter().filter(member));
-        let api = Api::namespaced(self.client.clone(), &key.namespace);
         let wrote = |pod: &Pod| self.pod_writes.wrote(key, pod);
         let owned = claim::settle(&self.sets_api(key), &*set, &api, claims, wrote).await?;
         let Some(history) = self.history(key, &set, &selector).await? else { return Ok(Next::Done) };
@@ -281,14 +283,13 @@ impl Controller {
         let name = pod.metadata.name.clone().unwrap_or_default();
         let what = format!("create Pod {name} in StatefulSet {}", identity::name(set));
         let api: Api<Pod> = Api::namespaced(self.client.clone(), &key.namespace);
-        match api.create(&PostParams::default(), &pod).await {
-            Ok(created) => {
-                self.pod_writes.wrote(key, &created);
+        match self.pod_writes.create(key, &api, &pod).await {
+            Ok(_) => {
                 self.tell(set, "SuccessfulCreate", format!("{what} successful"));
                 Ok(())
             }
             Err(error) if answers::namespace_terminates(&error) => Ok(()),
-            // An earlier pass made it, and the cache will show it; or it is somebody else's and the name is taken.
+            // Maybe the name is taken by somebody else.
             Err(error) => {
                 self.warn(set, "FailedCreate", format!("{what} failed error: {}", answers::message(&error)));
                 Err(error.into())
@@ -300,15 +301,13 @@ impl Controller {
         let name = pod.metadata.name.as_deref().unwrap_or_default();
         let what = format!("delete Pod {name} in StatefulSet {}", identity::name(set));
         let api: Api<Pod> = Api::namespaced(self.client.clone(), &key.namespace);
-        let only = Preconditions { uid: pod.metadata.uid.clone(), resource_version: None };
-        match api.delete(name, &DeleteParams::default().preconditions(only)).await {
-            Ok(_) => {
-                self.pod_writes.deleted_uid(key, pod.metadata.uid.clone().unwrap_or_default());
+        match self.pod_writes.delete(key, &api, pod, DeleteParams::default()).await {
+            Ok(()) => {
                 self.tell(set, "SuccessfulDelete", format!("{what} successful"));
                 Ok(())
             }
-            // Gone, or another by now: the cache will show it.
-            Err(error) if answers::is_not_found(&error) || answers::is_conflict(&error) => Ok(()),
+            // Another by now: the cache will show it.
+            Err(error) if answers::is_conflict(&error) => Ok(()),
             Err(error) => {
                 self.warn(set, "FailedDelete", format!("{what} failed error: {}", answers::message(&error)));
                 Err(error.into())
@@ -375,12 +374,7 @@ impl Controller {
             return Ok(());
         }
         let changed = StatefulSet { status: Some(status), ..set.clone() };
-        match self.sets_api(key).replace_status(&key.name, &PostParams::default(), &changed).await {
-            Ok(written) => self.set_writes.wrote(key, &written),
-            Err(error) if answers::is_not_found(&error) => {}
-            Err(error) => return Err(error.into()),
-        }
-        Ok(())
+        Ok(self.set_writes.write_status(key, &self.sets_api(key), &changed).await?)
     }
 
     /// Deletes revisions beyond the limit that no pod is of.

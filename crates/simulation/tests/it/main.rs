@@ -1,5 +1,6 @@
 //! Every scenario of `scenarios/` with every one of its seeds. `SKIFF_SOAK=N` runs N times as many seeds.
 
+mod checkers;
 mod collector;
 
 use std::path::{Path, PathBuf};
@@ -33,6 +34,7 @@ scenarios! {
     rolling_update,
     scheduling,
     stateful_claims,
+    stateful_faults,
     stateful_node_dies,
     stateful_set,
     stuck_update,

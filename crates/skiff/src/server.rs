@@ -96,8 +96,8 @@ impl Plan {
             port: flags.https_listen_port,
             dns_address: Some(flags.node.cluster_dns),
             stale_reads_without_quorum: flags.datastore.stale_reads_without_quorum,
-            ..apiserver::Config::default()
             egress: flags.egress_selector_mode.mode(),
+            ..apiserver::Config::default()
         };
         let names = Names {
             node_name: flags.node.name()?,
@@ -116,8 +116,8 @@ impl Plan {
             config,
             node_ranges: node_ranges(flags)?,
             addresses: load_balancers::provider(flags, address)?,
-            clock: Clock::system(),
             signing: flags.cluster_signing_duration.try_into().context("--cluster-signing-duration")?,
+            clock: Clock::system(),
             entropy: Entropy::from_os(),
         })
     }

@@ -89,8 +89,6 @@ pub struct Config {
     pub git_version: String,
     /// How often old revisions are forgotten: those superseded before the last time.
     pub compact_every: Duration,
-    /// Whether other servers may be at the same store: then each says by a Lease that it is there.
-    pub shared_store: bool,
     /// Whether reads that ask for the newest state get the last known one, with a warning, while the store has no quorum.
     pub stale_reads_without_quorum: bool,
     /// What goes through the tunnels that nodes open.
@@ -111,7 +109,6 @@ impl Default for Config {
             request_timeout: Duration::from_secs(60),
             git_version: api_machinery::VERSION.to_owned(),
             compact_every: Duration::from_secs(300),
-            shared_store: false,
             stale_reads_without_quorum: false,
             egress: Mode::default(),
         }

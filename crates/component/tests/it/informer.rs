@@ -2,10 +2,10 @@
 
 use std::sync::{Arc, Mutex};
 
+use component::Api as KubeApi;
 use component::ObjectKey;
 use component::informer::{Change, Informer, Selection};
 use k8s_openapi::api::core::v1::ConfigMap;
-use component::Api as KubeApi;
 use serde_json::{Value, json};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;

@@ -89,6 +89,8 @@ pub struct Config {
     pub git_version: String,
     /// How often old revisions are forgotten: those superseded before the last time.
     pub compact_every: Duration,
+    /// How long events stay after they were last written.
+    pub event_ttl: Duration,
     /// Whether reads that ask for the newest state get the last known one, with a warning, while the store has no quorum.
     pub stale_reads_without_quorum: bool,
     /// What goes through the tunnels that nodes open.
@@ -109,6 +111,7 @@ impl Default for Config {
             request_timeout: Duration::from_secs(60),
             git_version: api_machinery::VERSION.to_owned(),
             compact_every: Duration::from_secs(300),
+            event_ttl: Duration::from_secs(3600),
             stale_reads_without_quorum: false,
             egress: Mode::default(),
         }

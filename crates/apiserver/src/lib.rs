@@ -12,6 +12,7 @@ pub mod catalog;
 pub mod config;
 mod discovery;
 pub mod egress;
+mod events;
 pub mod gate;
 pub mod kubelets;
 pub mod limits;

@@ -20,6 +20,7 @@ use crate::catalog::Catalog;
 use crate::config::Config;
 use crate::discovery::Documents;
 use crate::egress::Routes;
+use crate::events;
 use crate::metrics::Metrics;
 use crate::proxy::Kubelets;
 use crate::request;
@@ -106,6 +107,7 @@ impl ApiServer {
         server.tasks.spawn(server.cache.clone().follow(server.shutdown.clone()));
         bootstrap::run(&server).await?;
         server.tasks.spawn(compact(server.clone()));
+        server.tasks.spawn(events::expire(server.clone()));
         server.ready.store(true, Ordering::Release);
         Ok(server)
     }

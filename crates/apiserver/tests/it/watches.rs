@@ -1,8 +1,14 @@
 //! Watches that need more than text: time, lost history, shutdown, and readers that do not read.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use apiserver::Config;
+use apiserver::proxy::NoKubelets;
 use http_body_util::BodyExt;
 use serde_json::json;
 use store::Store;
+use store::simdisk::SimDisk;
 
 use crate::fixture::{Fixture, request};
 
@@ -145,4 +151,28 @@ async fn a_stop_ends_watches() {
     fixture.server.stop().await;
     assert_eq!(watch.next().await, None);
     assert!(!fixture.server.is_ready());
+}
+
+/// Events are the one kind that goes by itself.
+#[tokio::test(start_paused = true)]
+async fn old_events_go_and_nothing_else_does() {
+    const EVENTS: &str = "/api/v1/namespaces/default/events";
+    let event = |name: &str| json!({"metadata": {"name": name}, "involvedObject": {"kind": "Pod", "namespace": "default", "name": "p"}});
+    for (ttl, goes) in [(Duration::ZERO, true), (Duration::from_secs(3600), false)] {
+        let config = Config { event_ttl: ttl, ..Config::default() };
+        let fixture = Fixture::with(config, Arc::new(NoKubelets), SimDisk::new(1)).await;
+        let mut watch = fixture.watch(&format!("{EVENTS}?watch=true&timeoutSeconds=600")).await;
+        fixture.must("POST", MAPS, Some(&map("stays"))).await;
+        fixture.must("POST", EVENTS, Some(&event("e"))).await;
+        assert_eq!(watch.brief().await, "ADDED e");
+        tokio::time::advance(Duration::from_secs(301)).await;
+        if goes {
+            assert_eq!(watch.brief().await, "DELETED e");
+        } else {
+            tokio::time::advance(Duration::from_secs(300)).await;
+            assert_eq!(watch.next().await, None, "the watch ended, and the event is still there");
+            fixture.must("GET", &format!("{EVENTS}/e"), None).await;
+        }
+        fixture.must("GET", &format!("{MAPS}/stays"), None).await;
+    }
 }

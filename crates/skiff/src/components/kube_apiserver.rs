@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use api_machinery::clock::Clock;
@@ -46,6 +47,9 @@ pub struct KubeApiserverFlags {
     /// While etcd has no quorum, answer reads with the last known state and a warning instead of an error
     #[arg(long)]
     pub stale_reads_without_quorum: bool,
+    /// How long events stay after they were last written
+    #[arg(long, default_value = "1h0m0s", value_parser = super::duration)]
+    pub event_ttl: Duration,
     /// Address to listen on
     #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::UNSPECIFIED))]
     pub bind_address: IpAddr,
@@ -141,6 +145,7 @@ impl KubeApiserverFlags {
             // As upstream: whoever runs DNS makes its Service.
             dns_address: None,
             stale_reads_without_quorum: self.stale_reads_without_quorum,
+            event_ttl: self.event_ttl,
             ..apiserver::Config::default()
         }
     }

@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 
 use crate::catalog;
 use crate::server::{ApiServer, StartError};
+use crate::servers::Member;
 use crate::types::UserInfo;
 use crate::watch::{ResourceCache, Selection};
 
@@ -53,11 +54,14 @@ pub async fn run(server: &Arc<ApiServer>) -> Result<(), StartError> {
         let (_, cache) = place(server, &object)?;
         server.tasks().spawn(keep(server.clone(), client.clone(), cache.clone(), object));
     }
+    if server.config().shared_store && reachable(server.config().advertise_address) {
+        server.tasks().spawn(Member::new(server.clone(), client)?.run());
+    }
     Ok(())
 }
 
 /// The resource of an object, and its cache.
-fn place<'a>(
+pub(crate) fn place<'a>(
     server: &'a ApiServer,
     wanted: &Value,
 ) -> Result<(&'a Resource, &'a Arc<ResourceCache>), StartError> {
@@ -124,7 +128,11 @@ fn finished(
 }
 
 /// Makes one object, or brings it up to date.
-async fn ensure(server: Arc<ApiServer>, client: kube::Client, wanted: Value) -> Result<(), StartError> {
+pub(crate) async fn ensure(
+    server: Arc<ApiServer>,
+    client: kube::Client,
+    wanted: Value,
+) -> Result<(), StartError> {
     let (resource, cache) = place(&server, &wanted)?;
     let collection = collection(resource, meta::namespace(&wanted));
     let path = format!("{collection}/{}", percent_encode(meta::name(&wanted)));
@@ -158,7 +166,7 @@ fn percent_encode(name: &str) -> String {
     percent_encoding::utf8_percent_encode(name, percent_encoding::NON_ALPHANUMERIC).to_string()
 }
 
-fn send(method: &str, path: &str, object: &Value) -> Request<Vec<u8>> {
+pub(crate) fn send(method: &str, path: &str, object: &Value) -> Request<Vec<u8>> {
     Request::builder()
         .method(method)
         .uri(path)
@@ -181,7 +189,7 @@ fn collection(resource: &Resource, namespace: &str) -> String {
     }
 }
 
-/// The server's own address is the one thing here that may change from start to start.
+/// Where servers are is the one thing here that changes.
 fn reconcile(wanted: &Value, existing: &Value) -> Option<Value> {
     let field = match meta::kind(wanted) {
         "Endpoints" => "subsets",
@@ -199,8 +207,6 @@ fn reconcile(wanted: &Value, existing: &Value) -> Option<Value> {
 /// The Service `kubernetes` and where it leads.
 fn api_service(server: &ApiServer) -> Vec<Value> {
     let config = server.config();
-    let address = config.advertise_address;
-    let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
     let labels = json!({"component": "apiserver", "provider": "kubernetes"});
     let mut objects = vec![json!({
         "apiVersion": "v1", "kind": "Service",
@@ -211,31 +217,38 @@ fn api_service(server: &ApiServer) -> Vec<Value> {
         },
     })];
     // Endpoints may not be loopback addresses, and one of them would lead a pod to itself.
-    if !reachable(address) {
-        return objects;
+    if reachable(config.advertise_address) && !config.shared_store {
+        objects.extend(servers_at(&[config.advertise_address], config.port));
     }
-    objects.push(json!({
+    objects
+}
+
+/// What says where the Service `kubernetes` leads. There is an address at least.
+pub(crate) fn servers_at(addresses: &[IpAddr], port: u16) -> [Value; 2] {
+    let family = if addresses.iter().all(IpAddr::is_ipv4) { "IPv4" } else { "IPv6" };
+    let ips: Vec<Value> = addresses.iter().map(|address| json!({"ip": address.to_string()})).collect();
+    let ready = |address: &IpAddr| json!({"addresses": [address.to_string()], "conditions": {"ready": true}});
+    let listed: Vec<Value> = addresses.iter().map(ready).collect();
+    let ports = json!([{"name": "https", "port": port, "protocol": "TCP"}]);
+    let endpoints = json!({
         "apiVersion": "v1", "kind": "Endpoints",
         "metadata": {
             "name": "kubernetes", "namespace": "default",
             "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"},
         },
-        "subsets": [{
-            "addresses": [{"ip": address.to_string()}],
-            "ports": [{"name": "https", "port": config.port, "protocol": "TCP"}],
-        }],
-    }));
-    objects.push(json!({
+        "subsets": [{"addresses": ips, "ports": ports}],
+    });
+    let slice = json!({
         "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
         "metadata": {
             "name": "kubernetes", "namespace": "default",
             "labels": {"kubernetes.io/service-name": "kubernetes"},
         },
         "addressType": family,
-        "endpoints": [{"addresses": [address.to_string()], "conditions": {"ready": true}}],
-        "ports": [{"name": "https", "port": config.port, "protocol": "TCP"}],
-    }));
-    objects
+        "endpoints": listed,
+        "ports": ports,
+    });
+    [endpoints, slice]
 }
 
 fn reachable(address: IpAddr) -> bool {

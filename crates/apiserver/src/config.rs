@@ -91,6 +91,8 @@ pub struct Config {
     pub compact_every: Duration,
     /// How long events stay after they were last written.
     pub event_ttl: Duration,
+    /// Whether other servers may be at the same store: then each says by a Lease that it is there.
+    pub shared_store: bool,
     /// Whether reads that ask for the newest state get the last known one, with a warning, while the store has no quorum.
     pub stale_reads_without_quorum: bool,
     /// What goes through the tunnels that nodes open.
@@ -112,6 +114,7 @@ impl Default for Config {
             git_version: api_machinery::VERSION.to_owned(),
             compact_every: Duration::from_secs(300),
             event_ttl: Duration::from_secs(3600),
+            shared_store: false,
             stale_reads_without_quorum: false,
             egress: Mode::default(),
         }

@@ -27,6 +27,7 @@ mod request;
 mod reviews;
 pub mod serve;
 mod server;
+mod servers;
 mod table;
 pub mod tokens;
 pub mod types;

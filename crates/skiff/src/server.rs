@@ -95,6 +95,7 @@ impl Plan {
             advertise_address: address,
             port: flags.https_listen_port,
             dns_address: Some(flags.node.cluster_dns),
+            shared_store: !flags.datastore.datastore_endpoint.is_empty(),
             stale_reads_without_quorum: flags.datastore.stale_reads_without_quorum,
             egress: flags.egress_selector_mode.mode(),
             ..apiserver::Config::default()

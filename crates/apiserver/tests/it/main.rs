@@ -9,6 +9,7 @@ mod gate;
 mod kubelets;
 mod lists;
 mod scenario;
+mod servers;
 mod startup;
 mod tls;
 mod watches;

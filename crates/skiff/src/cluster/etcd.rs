@@ -78,6 +78,9 @@ fn arguments(cluster: &str, members: &[String], number: usize) -> Vec<String> {
         ("--advertise-client-urls", url(number, CLIENTS)),
         ("--initial-cluster", all.join(",")),
         ("--initial-cluster-token", cluster.to_owned()),
+        // The members are on one machine: a lost leader is replaced within a second, split votes included.
+        ("--heartbeat-interval", "100".to_owned()),
+        ("--election-timeout", "500".to_owned()),
         ("--cert-file", inside(MEMBER)),
         ("--key-file", inside(MEMBER)),
         ("--trusted-ca-file", inside(CA)),

@@ -144,6 +144,7 @@ impl KubeApiserverFlags {
             port: self.secure_port,
             // As upstream: whoever runs DNS makes its Service.
             dns_address: None,
+            shared_store: !self.etcd_servers.is_empty(),
             stale_reads_without_quorum: self.stale_reads_without_quorum,
             event_ttl: self.event_ttl,
             ..apiserver::Config::default()

@@ -84,6 +84,10 @@ impl Etcd {
             "--logger=zap",
             "--log-outputs=stderr",
             "--snapshot-count=2000",
+            // A split vote costs a second round; with etcd's defaults of a second and more each, two rounds alone
+            // would be over what is promised of a member's loss.
+            "--heartbeat-interval=100",
+            "--election-timeout=500",
         ]);
         command.args(["--name", &format!("m{number}"), "--initial-cluster", &peers.join(",")]);
         command.arg("--data-dir").arg(self.data(number));

@@ -13,6 +13,7 @@ mod load_balancers;
 mod machine;
 mod neighbour;
 mod pods;
+mod servers;
 mod services;
 mod system;
 mod tunnel;

@@ -44,7 +44,9 @@ fn deploy(cluster: &Cluster, replicas: u32, host_port: bool) -> String {
 /// Containers and their processes.
 fn tasks(cluster: &Cluster) -> String {
     let socket = cluster.data().join("agent/containerd/containerd.sock");
-    cluster.inside(&format!("ctr --address {} --namespace k8s.io tasks list | sort", socket.display()))
+    // Without the header and in one format: columns are as wide as the longest number in them.
+    let lines = "awk 'NR > 1 { print $1, $2, $3 }' | sort";
+    cluster.inside(&format!("ctr --address {} --namespace k8s.io tasks list | {lines}", socket.display()))
 }
 
 /// A binary that is another file with other bytes, as a new version is.

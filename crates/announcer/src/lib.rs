@@ -19,14 +19,14 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use component::api::Object;
 use component::events::Recorder;
-use component::informer::{Informer, Selection, Watchable};
+use component::informer::{Informer, Selection};
 use component::lease::Candidate;
 use component::{Api, Context, ObjectKey};
 use host::arp::{Packet, Wire};
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -198,7 +198,7 @@ impl Announcer {
 }
 
 /// Follows objects, and tells of changes.
-fn follow<K: Watchable>(
+fn follow<K: Object>(
     context: &Context,
     stop: &CancellationToken,
     api: Api<K>,

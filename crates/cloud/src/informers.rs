@@ -2,7 +2,8 @@
 
 use component::Api;
 use component::Context;
-use component::informer::{Informer, Selection, Watchable};
+use component::api::Object;
+use component::informer::{Informer, Selection};
 use k8s_openapi::api::core::v1::{Node, Service};
 
 /// The shared caches.
@@ -21,7 +22,7 @@ impl Informers {
 /// Follows every object of a kind.
 pub(crate) fn follow<K>(context: &Context) -> Informer<K>
 where
-    K: Watchable + kube::Resource<DynamicType = ()>,
+    K: Object + kube::Resource<DynamicType = ()>,
 {
     let all = Api::all(context.client.clone());
     Informer::start(&context.tasks, context.shutdown.clone(), all, Selection::default())

@@ -9,8 +9,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use http::Uri;
 use http::header::{AUTHORIZATION, HeaderValue};
 use http::uri::{Authority, Scheme};
@@ -22,13 +20,13 @@ use rustls::ClientConfig;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use serde::Deserialize;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tower::{Service, ServiceExt};
 
 use crate::identity::Identity;
+use crate::kubeconfig::{self, Kubeconfig};
 
 /// How long a connection may take to be made.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -73,62 +71,13 @@ pub enum ConnectError {
     Tls(#[from] rustls::Error),
 }
 
-/// The part of a kubeconfig that components use.
-#[derive(Deserialize)]
-struct Kubeconfig {
-    #[serde(default)]
-    clusters: Vec<NamedCluster>,
-    #[serde(default)]
-    users: Vec<NamedUser>,
-}
-
-#[derive(Deserialize)]
-struct NamedCluster {
-    cluster: Cluster,
-}
-
-#[derive(Deserialize)]
-struct NamedUser {
-    user: User,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "kebab-case")]
-struct Cluster {
-    server: String,
-    certificate_authority: Option<PathBuf>,
-    certificate_authority_data: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "kebab-case")]
-struct User {
-    client_certificate: Option<PathBuf>,
-    client_certificate_data: Option<String>,
-    client_key: Option<PathBuf>,
-    client_key_data: Option<String>,
-}
-
 /// A client for the first cluster and the first user of a kubeconfig file.
 pub fn from_kubeconfig(path: &Path) -> Result<kube::Client, ConnectError> {
-    let text = read(path)?;
-    let wrong = |what: String| ConnectError::Kubeconfig { path: path.to_owned(), what };
-    let text = String::from_utf8(text).map_err(|error| wrong(error.to_string()))?;
-    let config: Kubeconfig = serde_saphyr::from_str(&text).map_err(|error| wrong(error.to_string()))?;
-    let cluster =
-        config.clusters.into_iter().next().ok_or_else(|| wrong("lists no cluster".to_owned()))?.cluster;
-    let user = config.users.into_iter().next().ok_or_else(|| wrong("lists no user".to_owned()))?.user;
-    let part = |file: Option<PathBuf>, data: Option<String>, name: &str| match (data, file) {
-        (Some(data), _) => STANDARD.decode(data).map_err(|error| wrong(format!("{name}: {error}"))),
-        (None, Some(file)) => read(&path.parent().unwrap_or(Path::new("")).join(file)),
-        (None, None) => Err(wrong(format!("has no {name}"))),
-    };
-    let authorities =
-        part(cluster.certificate_authority, cluster.certificate_authority_data, "certificate-authority")?;
-    let certificate = part(user.client_certificate, user.client_certificate_data, "client-certificate")?;
-    let key = part(user.client_key, user.client_key_data, "client-key")?;
-    let server: Uri = cluster.server.parse().map_err(|error| wrong(format!("server: {error}")))?;
-    let tls = tls(&authorities, &certificate, &key).map_err(|error| match error {
+    let config = Kubeconfig::read(path)?;
+    let (certificate, key) = config.certificate()?;
+    let wrong = |what: String| kubeconfig::wrong(path, what);
+    let server: Uri = config.server.parse().map_err(|error| wrong(format!("server: {error}")))?;
+    let tls = tls(&config.authority, &certificate, &key).map_err(|error| match error {
         TlsError::Pem(what) => wrong(what),
         TlsError::Rustls(error) => ConnectError::Tls(error),
     })?;
@@ -291,7 +240,7 @@ impl ServerCertVerifier for Anybody {
     }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, ConnectError> {
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>, ConnectError> {
     std::fs::read(path).map_err(|source| ConnectError::Read { path: path.to_owned(), source })
 }
 

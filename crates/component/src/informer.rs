@@ -22,8 +22,6 @@ use tokio_util::task::TaskTracker;
 
 use crate::ObjectKey;
 use crate::api::{Api, List, MetadataApi, Object};
-
-pub use crate::api::Object as Watchable;
 use crate::cache::Cache;
 
 /// Which objects of the kind are followed. The default is all of them.

@@ -13,6 +13,7 @@ pub mod health;
 pub mod identity;
 pub mod informer;
 mod key;
+pub mod kubeconfig;
 pub mod lease;
 pub mod queue;
 pub mod tunnel;

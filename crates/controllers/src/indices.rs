@@ -3,7 +3,8 @@
 
 use std::sync::Arc;
 
-use component::informer::{Index, Informer, Watchable};
+use component::api::Object;
+use component::informer::{Index, Informer};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use pod_rules::labels::Labels;
@@ -32,7 +33,7 @@ fn orphans_of(namespace: &str) -> String {
     format!("{namespace}/")
 }
 
-impl<K: Watchable> ByOwner<K> {
+impl<K: Object> ByOwner<K> {
     /// Sorts what an informer holds.
     pub(crate) fn of(objects: &Informer<K>) -> Self {
         Self(objects.index(|object| {
@@ -68,7 +69,7 @@ fn labelled(namespace: &str, key: &str, value: &str) -> String {
     format!("{namespace}/{key}={value}")
 }
 
-impl<K: Watchable> ByLabel<K> {
+impl<K: Object> ByLabel<K> {
     /// Sorts what an informer holds.
     pub(crate) fn of(objects: &Informer<K>) -> Self {
         Self(objects.index(|object| {

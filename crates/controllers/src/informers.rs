@@ -4,7 +4,8 @@
 
 use component::Api;
 use component::Context;
-use component::informer::{Index, Informer, Selection, Watchable};
+use component::api::Object;
+use component::informer::{Index, Informer, Selection};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::{ControllerRevision, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
@@ -99,11 +100,11 @@ impl Informers {
 
 fn everywhere<K>(context: &Context, selection: Selection) -> Informer<K>
 where
-    K: Watchable + kube::Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+    K: Object + kube::Resource<DynamicType = (), Scope = NamespaceResourceScope>,
 {
     follow(context, Api::all(context.client.clone()), selection)
 }
 
-fn follow<K: Watchable>(context: &Context, api: Api<K>, selection: Selection) -> Informer<K> {
+fn follow<K: Object>(context: &Context, api: Api<K>, selection: Selection) -> Informer<K> {
     Informer::start(&context.tasks, context.shutdown.clone(), api, selection)
 }

@@ -4,8 +4,9 @@
 use std::fmt::Display;
 use std::future::Future;
 
+use component::api::Object;
 use component::controller::{self, Next};
-use component::informer::{Change, Informer, Watchable};
+use component::informer::{Change, Informer};
 use component::queue::Queue;
 use component::{Context, ObjectKey};
 use futures::future::{BoxFuture, FutureExt, join_all};
@@ -21,7 +22,7 @@ pub(crate) trait Cache {
     fn complete(&self) -> BoxFuture<'static, ()>;
 }
 
-impl<K: Watchable> Cache for Informer<K> {
+impl<K: Object> Cache for Informer<K> {
     fn complete(&self) -> BoxFuture<'static, ()> {
         let informer = self.clone();
         async move { informer.synced().await }.boxed()
@@ -60,7 +61,7 @@ pub(crate) fn run<C, T, F, E>(
 }
 
 /// Queues every object of a kind that changes.
-pub(crate) fn wake_by<K: Watchable>(queue: &Queue<ObjectKey>, objects: &Informer<K>) {
+pub(crate) fn wake_by<K: Object>(queue: &Queue<ObjectKey>, objects: &Informer<K>) {
     let keys = queue.clone();
     objects.on_change(move |change: Change<'_, K>| keys.add(ObjectKey::of(&**change.latest())));
 }
@@ -73,8 +74,8 @@ pub(crate) fn wake_by_dependents<O, D>(
     dependents: &Informer<D>,
     selector: fn(&O) -> &LabelSelector,
 ) where
-    O: Watchable + kube::Resource<DynamicType = ()>,
-    D: Watchable,
+    O: Object + kube::Resource<DynamicType = ()>,
+    D: Object,
 {
     let (keys, owners) = (queue.clone(), owners.clone());
     dependents.on_change(move |change: Change<'_, D>| {

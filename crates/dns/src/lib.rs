@@ -15,7 +15,8 @@ use std::time::Duration;
 
 use component::Api;
 use component::Context;
-use component::informer::{Informer, Selection, Watchable};
+use component::api::Object;
+use component::informer::{Informer, Selection};
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use tokio::sync::Notify;
@@ -83,7 +84,7 @@ pub async fn run(context: Context, config: Config) -> Result<(), Error> {
 
 fn start<K>(context: &Context) -> Informer<K>
 where
-    K: kube::Resource<DynamicType = ()> + Watchable,
+    K: kube::Resource<DynamicType = ()> + Object,
 {
     Informer::start(
         &context.tasks,
@@ -93,7 +94,7 @@ where
     )
 }
 
-fn for_each_change<K: Watchable>(informer: &Informer<K>, changed: &Arc<Notify>) {
+fn for_each_change<K: Object>(informer: &Informer<K>, changed: &Arc<Notify>) {
     let changed = changed.clone();
     informer.on_change(move |_| changed.notify_one());
 }

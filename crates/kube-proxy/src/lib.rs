@@ -234,7 +234,7 @@ fn drain(monitor: &mut mpsc::Receiver<()>) {
 
 fn start<K>(context: &Context) -> Informer<K>
 where
-    K: kube::Resource<DynamicType = ()> + component::informer::Watchable,
+    K: kube::Resource<DynamicType = ()> + component::api::Object,
 {
     Informer::start(
         &context.tasks,

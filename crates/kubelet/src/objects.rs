@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use component::Api;
-use component::informer::{Informer, Selection, Watchable};
+use component::api::Object;
+use component::informer::{Informer, Selection};
 use component::{Context, ObjectKey};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
 use kube::core::NamespaceResourceScope;
@@ -86,7 +87,7 @@ impl Objects {
 
     fn adjust<K>(&self, table: &Table<K>, uid: &str, wanted: &BTreeSet<ObjectKey>)
     where
-        K: Watchable + kube::Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+        K: Object + kube::Resource<DynamicType = (), Scope = NamespaceResourceScope>,
     {
         let mut table = table.lock().unwrap_or_else(PoisonError::into_inner);
         table.retain(|key, followed| {
@@ -107,7 +108,7 @@ impl Objects {
 
     fn start<K>(&self, key: &ObjectKey) -> Followed<K>
     where
-        K: Watchable + kube::Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+        K: Object + kube::Resource<DynamicType = (), Scope = NamespaceResourceScope>,
     {
         let stop = self.context.shutdown.child_token();
         let api = Api::<K>::namespaced(self.context.client.clone(), &key.namespace);
@@ -126,7 +127,7 @@ impl Objects {
     }
 }
 
-async fn read<K: Watchable>(table: &Table<K>, namespace: &str, name: &str, wait: Duration) -> Known<K> {
+async fn read<K: Object>(table: &Table<K>, namespace: &str, name: &str, wait: Duration) -> Known<K> {
     let key = ObjectKey::new(namespace, name);
     let informer = {
         let table = table.lock().unwrap_or_else(PoisonError::into_inner);

@@ -98,11 +98,7 @@ async fn follow_pods(context: Context, node: String, targets: Arc<Targets>) {
 }
 
 /// Does something with what an informer holds, now and after each change, until shutdown.
-async fn each<K: component::informer::Watchable>(
-    context: &Context,
-    informer: &Informer<K>,
-    mut act: impl FnMut(),
-) {
+async fn each<K: component::api::Object>(context: &Context, informer: &Informer<K>, mut act: impl FnMut()) {
     let changed = Arc::new(Notify::new());
     let notify = changed.clone();
     informer.on_change(move |_| notify.notify_one());

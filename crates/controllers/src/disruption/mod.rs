@@ -111,7 +111,7 @@ fn wake_by_size<K>(
     owners: &Informer<K>,
     size: impl Fn(&K) -> Option<i32> + Send + Sync + 'static,
 ) where
-    K: component::informer::Watchable + kube::Resource,
+    K: component::api::Object + kube::Resource,
 {
     let (keys, budgets) = (queue.clone(), informers.pod_disruption_budgets.clone());
     owners.on_change(move |change: Change<'_, K>| {

@@ -5,11 +5,11 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use component::identity::Identity;
-use serde::Deserialize;
+use component::kubeconfig::Kubeconfig;
 
 use crate::join::certificates::{self, Kept, Pair, Purpose};
 use crate::join::{Base, usable};
@@ -27,98 +27,40 @@ pub struct Bootstrapped {
     node: String,
 }
 
-#[derive(Deserialize)]
-struct Kubeconfig {
-    clusters: Vec<NamedCluster>,
-    users: Vec<NamedUser>,
-}
-
-#[derive(Deserialize)]
-struct NamedCluster {
-    cluster: Cluster,
-}
-
-#[derive(Deserialize)]
-struct NamedUser {
-    user: User,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "kebab-case")]
-struct Cluster {
-    server: String,
-    certificate_authority: Option<PathBuf>,
-    certificate_authority_data: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct User {
-    token: Option<String>,
-}
-
-/// Which cluster it is, and the token to begin with.
-#[derive(Debug)]
-struct Way {
-    server: String,
-    authority: Vec<u8>,
-    token: Option<String>,
-}
-
-impl Way {
-    fn read(path: &Path) -> Result<Way> {
-        let text =
-            std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-        Way::parse(&text, path.parent().unwrap_or(Path::new("/"))).with_context(|| path.display().to_string())
-    }
-
-    fn parse(text: &str, folder: &Path) -> Result<Way> {
-        let config: Kubeconfig = serde_saphyr::from_str(text).context("not a kubeconfig")?;
-        let cluster = config.clusters.into_iter().next().context("lists no cluster")?.cluster;
-        let authority = match (cluster.certificate_authority_data, cluster.certificate_authority) {
-            (Some(data), _) => STANDARD.decode(data.trim()).context("certificate-authority-data")?,
-            (None, Some(file)) => std::fs::read(folder.join(file)).context("certificate-authority")?,
-            (None, None) => bail!("has no certificate-authority"),
-        };
-        let token = config.users.into_iter().next().and_then(|named| named.user.token);
-        Ok(Way { server: cluster.server, authority, token })
-    }
-
-    /// A kubeconfig of the node, as upstream's kubelet writes it.
-    fn kubeconfig(&self, pair: &Path) -> String {
-        let (data, pair) = (STANDARD.encode(&self.authority), pair.display());
-        format!(
-            "apiVersion: v1\nkind: Config\nclusters:\n- name: default-cluster\n  cluster:\n    certificate-authority-data: {data}\n    \
-             server: {}\ncontexts:\n- name: default-context\n  context:\n    cluster: default-cluster\n    namespace: default\n    \
-             user: default-auth\ncurrent-context: default-context\nusers:\n- name: default-auth\n  user:\n    \
-             client-certificate: {pair}\n    client-key: {pair}\n",
-            self.server
-        )
-    }
+/// A kubeconfig of the node, as upstream's kubelet writes it.
+fn kubeconfig(way: &Kubeconfig, pair: &Path) -> String {
+    let (data, pair) = (STANDARD.encode(&way.authority), pair.display());
+    format!(
+        "apiVersion: v1\nkind: Config\nclusters:\n- name: default-cluster\n  cluster:\n    certificate-authority-data: {data}\n    \
+         server: {}\ncontexts:\n- name: default-context\n  context:\n    cluster: default-cluster\n    namespace: default\n    \
+         user: default-auth\ncurrent-context: default-context\nusers:\n- name: default-auth\n  user:\n    \
+         client-certificate: {pair}\n    client-key: {pair}\n",
+        way.server
+    )
 }
 
 /// Becomes the node, or goes on as the node that it became before; `None` when told to end first.
 pub async fn bootstrap(
     from: &Path,
-    kubeconfig: &Path,
+    written: &Path,
     folder: &Path,
     node: &str,
     base: &Base,
 ) -> Result<Option<Bootstrapped>> {
     let path = folder.join(CLIENT);
-    let before = Pair::read(&path)?.filter(|pair| kubeconfig.exists() && usable(pair, node, base));
+    let before = Pair::read(&path)?.filter(|pair| written.exists() && usable(pair, node, base));
     let (way, pair) = match before {
-        Some(pair) => (Way::read(kubeconfig).context("--kubeconfig")?, pair),
+        Some(pair) => (Kubeconfig::read(written).context("--kubeconfig")?, pair),
         None => {
-            let way = Way::read(from).context("--bootstrap-kubeconfig")?;
-            let token =
-                way.token.as_deref().context("--bootstrap-kubeconfig: its first user has no token")?;
+            let way = Kubeconfig::read(from).context("--bootstrap-kubeconfig")?;
+            let token = way.token().context("--bootstrap-kubeconfig: its first user has no token")?;
             let first = component::connect::with_token(&way.server, &way.authority, token)
                 .context("--bootstrap-kubeconfig")?;
             let asking = certificates::request(&first, node, &Purpose::Client);
             let Some(pair) = base.shutdown.run_until_cancelled(asking).await else { return Ok(None) };
             let pair = pair.context("no certificate for the kubelet")?;
             pair.write(&path)?;
-            apiserver::pki::write_if_changed(kubeconfig, &way.kubeconfig(&path))?;
+            apiserver::pki::write_if_changed(written, &kubeconfig(&way, &path))?;
             tracing::info!(node, server = way.server, "the kubelet has its certificate");
             (way, pair)
         }
@@ -167,16 +109,16 @@ contexts: [{name: x, context: {cluster: c, user: u}}]
 current-context: x
 users: [{name: u, user: {token: abcdef.0123456789abcdef}}]
 ";
-        let way = Way::parse(bootstrap, Path::new("/")).expect("a kubeconfig");
+        let way = Kubeconfig::parse(bootstrap, Path::new("/k")).expect("a kubeconfig");
         assert_eq!((way.server.as_str(), way.authority.as_slice()), ("https://192.0.2.1:6443", &b"PEM"[..]));
-        assert_eq!(way.token.as_deref(), Some("abcdef.0123456789abcdef"));
-        let written = way.kubeconfig(Path::new("/p/current.pem"));
-        let again = Way::parse(&written, Path::new("/")).expect("a kubeconfig");
-        assert_eq!((again.server, again.authority), (way.server, way.authority));
-        assert_eq!(again.token, None, "the token is for the beginning only");
+        assert_eq!(way.token(), Some("abcdef.0123456789abcdef"));
+        let written = kubeconfig(&way, Path::new("/p/current.pem"));
+        let again = Kubeconfig::parse(&written, Path::new("/k")).expect("a kubeconfig");
+        assert_eq!((&again.server, &again.authority), (&way.server, &way.authority));
+        assert_eq!(again.token(), None, "the token is for the beginning only");
         assert!(written.contains("client-key: /p/current.pem"), "{written}");
         for bad in ["clusters: []\nusers: []", "clusters: [{cluster: {server: s}}]\nusers: []", "x"] {
-            assert!(Way::parse(bad, Path::new("/")).is_err(), "{bad}");
+            assert!(Kubeconfig::parse(bad, Path::new("/k")).is_err(), "{bad}");
         }
     }
 }

@@ -18,17 +18,20 @@ const MAGIC: u32 = u32::from_le_bytes(*b"SkFr");
 #[derive(Debug)]
 pub(crate) struct FrameBuffer {
     bytes: Vec<u8>,
+    /// Where the payload of a finished frame ends and its padding begins.
+    end: Option<usize>,
 }
 
 impl FrameBuffer {
     pub(crate) fn new() -> FrameBuffer {
-        FrameBuffer { bytes: vec![0; HEADER] }
+        FrameBuffer { bytes: vec![0; HEADER], end: None }
     }
 
     /// Begins anew. A buffer that one huge transaction blew up is given back.
     pub(crate) fn clear(&mut self) {
         const KEEP: usize = 1 << 20;
         self.bytes.truncate(HEADER);
+        self.end = None;
         if self.bytes.capacity() > KEEP {
             self.bytes.shrink_to(KEEP);
         }
@@ -36,15 +39,20 @@ impl FrameBuffer {
 
     /// Where the payload is appended.
     pub(crate) fn payload(&mut self) -> &mut Vec<u8> {
+        if let Some(end) = self.end.take() {
+            self.bytes.truncate(end);
+        }
         &mut self.bytes
     }
 
     pub(crate) fn payload_len(&self) -> usize {
-        self.bytes.len() - HEADER
+        self.end.unwrap_or(self.bytes.len()) - HEADER
     }
 
-    /// The whole frame, padded, ready to be written at a multiple of [`SECTOR`].
+    /// The whole frame, padded, ready to be written at a multiple of [`SECTOR`]. A frame that found no room may be finished
+    /// once more, for another file.
     pub(crate) fn finish(&mut self, salt: u32, first: u64, count: u32) -> &[u8] {
+        self.payload();
         let length = u32::try_from(self.payload_len()).expect("groups are bounded far below 4 GiB");
         let payload = checksum(salt, &self.bytes[HEADER..]);
         let header = &mut self.bytes[..HEADER];
@@ -56,6 +64,7 @@ impl FrameBuffer {
         header[24..28].fill(0);
         let own = checksum(salt, &header[..28]);
         header[28..32].copy_from_slice(&own.to_le_bytes());
+        self.end = Some(self.bytes.len());
         self.bytes.resize(self.bytes.len().next_multiple_of(SECTOR), 0);
         &self.bytes
     }
@@ -221,6 +230,18 @@ mod tests {
         assert_eq!((two.first, two.payload), (6, &b"second"[..]));
         assert!(matches!(read(&file, two.next, 7), Read::End));
         assert!(matches!(read(&file, 0, 8), Read::Bad(_)), "another salt");
+    }
+
+    #[test]
+    fn a_frame_is_the_same_when_it_is_finished_again() {
+        let mut buffer = FrameBuffer::new();
+        buffer.payload().extend_from_slice(b"once");
+        let once = buffer.finish(7, 5, 1).to_vec();
+        assert_eq!(buffer.finish(7, 5, 1), once);
+        assert_eq!(buffer.payload_len(), 4);
+        let other = buffer.finish(8, 5, 1).to_vec();
+        let Read::Frame(read) = read(&other, 0, 8) else { panic!("for another file") };
+        assert_eq!(read.payload, b"once");
     }
 
     #[test]

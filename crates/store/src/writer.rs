@@ -52,6 +52,8 @@ pub(crate) struct Writer {
 struct Running {
     revision: Revision,
     cancelled: Arc<AtomicBool>,
+    /// Set when there is a result to fetch.
+    done: Arc<AtomicBool>,
     thread: JoinHandle<Result<u64, Failure>>,
 }
 
@@ -105,7 +107,12 @@ impl Writer {
             return answers;
         }
         let count = u32::try_from(effects.len()).expect("groups are small");
-        match self.log.append(&mut self.frame, first, count) {
+        let mut appended = self.log.append(&mut self.frame, first, count);
+        // A snapshot takes no room from writes: it can be made later.
+        if matches!(appended, Err(StoreError::DiskFull(_))) && self.give_up_snapshot() {
+            appended = self.log.append(&mut self.frame, first, count);
+        }
+        match appended {
             Ok(()) => {
                 let mut index = self.shared.write();
                 effects.into_iter().for_each(|ops| index.apply(ops));
@@ -153,6 +160,7 @@ impl Writer {
 
     /// What is due after every change: history beyond its bounds goes, and perhaps a snapshot is begun.
     pub(crate) fn upkeep(&mut self) {
+        self.snapshot_ended();
         let retention = self.options.retention;
         let now = (self.options.clock)();
         let mut index = self.shared.write();
@@ -195,31 +203,50 @@ impl Writer {
             let result = work();
             return self.end_snapshot(revision, result);
         };
+        let done = Arc::new(AtomicBool::new(false));
+        let finished = done.clone();
         let spawned = std::thread::Builder::new().name("store-snapshot".to_owned()).spawn(move || {
             let result = work();
-            // If nobody listens any more then the store is closing and waits for this thread.
+            finished.store(true, Ordering::Release);
+            // Never waits, since the writer may be waiting for this thread. A writer that is busy looks by itself.
             if let Some(reports) = reports.upgrade()
-                && reports.blocking_send(Message::SnapshotEnded).is_err()
+                && reports.try_send(Message::SnapshotEnded).is_err()
             {
-                tracing::debug!(revision, "a snapshot ended while the store closed");
+                tracing::trace!(revision, "the writer has enough to do");
             }
             result
         });
         match spawned {
-            Ok(thread) => self.running = Some(Running { revision, cancelled, thread }),
+            Ok(thread) => self.running = Some(Running { revision, cancelled, done, thread }),
             Err(error) => {
                 self.end_snapshot(revision, Err(StoreError::io("starting a snapshot", error).into()))
             }
         }
     }
 
-    /// Takes over the result of the snapshot that was being written.
+    /// Takes over the result of the snapshot that was being written, once there is one.
     pub(crate) fn snapshot_ended(&mut self) {
-        if let Some(Running { revision, thread, .. }) = self.running.take() {
-            let panicked = |_| Err(StoreError::stopped("writing a snapshot panicked").into());
-            let result = thread.join().unwrap_or_else(panicked);
-            self.end_snapshot(revision, result);
+        // A thread that panicked has no result, but has ended.
+        let over =
+            |running: &mut Running| running.done.load(Ordering::Acquire) || running.thread.is_finished();
+        if let Some(Running { revision, thread, .. }) = self.running.take_if(over) {
+            self.end_snapshot(revision, joined(thread));
         }
+    }
+
+    /// Ends the snapshot that is being written, for the room that it takes. Says whether there was one.
+    fn give_up_snapshot(&mut self) -> bool {
+        let Some(Running { revision, cancelled, thread, .. }) = self.running.take() else { return false };
+        cancelled.store(true, Ordering::Relaxed);
+        let result = match joined(thread) {
+            // As if it had found no room itself, so that the next one is not begun at once.
+            Err(Failure::Cancelled) => {
+                Err(StoreError::DiskFull("writing a snapshot, which gave way to the log".to_owned()).into())
+            }
+            result => result,
+        };
+        self.end_snapshot(revision, result);
+        true
     }
 
     fn end_snapshot(&mut self, revision: Revision, result: Result<u64, Failure>) {
@@ -250,10 +277,10 @@ impl Writer {
 
     /// Ends in good order. A snapshot that is being written is given up: durability does not depend on it.
     pub(crate) fn close(mut self) {
-        if let Some(running) = &self.running {
-            running.cancelled.store(true, Ordering::Relaxed);
+        if let Some(Running { revision, cancelled, thread, .. }) = self.running.take() {
+            cancelled.store(true, Ordering::Relaxed);
+            self.end_snapshot(revision, joined(thread));
         }
-        self.snapshot_ended();
         if self.stopped.is_none() {
             let revision = self.shared.read().revision();
             if let Err(error) = recovery::mark(&mut self.log, revision) {
@@ -262,4 +289,8 @@ impl Writer {
         }
         self.shared.close();
     }
+}
+
+fn joined(thread: JoinHandle<Result<u64, Failure>>) -> Result<u64, Failure> {
+    thread.join().unwrap_or_else(|_| Err(StoreError::stopped("writing a snapshot panicked").into()))
 }

@@ -131,13 +131,16 @@ pub fn with_token(server: &str, authority: &[u8], token: &str) -> Result<kube::C
 /// A client that believes whoever answers, to learn from him who he is. What it sends must not be a secret, and what it
 /// learns must be checked.
 pub fn unverified(server: &str) -> Result<kube::Client, ConnectError> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = versions()?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Anybody(provider)))
-        .with_no_client_auth();
+    let mut config = any_certificate()?;
     config.alpn_protocols = protocols();
     plain(server, config, None)
+}
+
+/// TLS that believes every certificate, for whom the address alone says who answers: a pod that is probed, say.
+pub fn any_certificate() -> Result<ClientConfig, rustls::Error> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let verifier = Arc::new(Anybody(provider));
+    Ok(versions()?.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
 }
 
 /// A connection of its own to an API server, for what is no request: HTTP/1.1 over TLS with the certificate of the moment.

@@ -1,10 +1,12 @@
 //! Disks that are full or fail: what is refused, what goes on, and that a failed sync is final.
 
 use std::io::ErrorKind;
+use std::sync::Arc;
 
 use store::simdisk::{Operation, SimDisk};
-use store::{Options, Retention, Store, StoreError, Txn, Writer};
+use store::{EmbeddedStore, Options, Retention, Store, StoreError, Txn, Writer};
 
+use crate::held_disk::HeldDisk;
 use crate::support::{all, open, put, run, small};
 
 #[test]
@@ -167,6 +169,32 @@ fn no_snapshot_for_want_of_room_loses_nothing_and_is_made_up_for() {
             assert_eq!((all(&store).await, store.current_revision()), (stored, last + 200));
         });
     }
+}
+
+#[test]
+fn a_snapshot_that_is_being_written_gives_its_room_to_a_write() {
+    run(async {
+        let disk = SimDisk::new(1);
+        let held = HeldDisk::new(disk.clone());
+        let options = || Options { mode: Writer::Thread, ..small(1) };
+        let store = EmbeddedStore::open(Arc::new(held.clone()), options()).expect("opened");
+        // A snapshot of these has more than one block. Written in a thread, it waits for the log to be refused.
+        let mut last = 0;
+        for number in 0..400 {
+            last = put(&store, &format!("/large/{number:03}"), vec![b'x'; 1000]).await.expect("put");
+        }
+        held.wait_for(|met| met.snapshot_waits);
+        assert!(!held.met().log_refused);
+        disk.set_capacity(Some(disk.used()));
+        while !held.met().log_refused {
+            last = put(&store, "/small", vec![b'y'; 100]).await.expect("the snapshot gave way");
+        }
+        disk.set_capacity(None);
+        put(&store, "/small", "after").await.expect("room again");
+        store.close().await.expect("closed");
+        let store = open(&disk, options()).expect("opened");
+        assert_eq!((all(&store).await.len(), store.current_revision()), (401, last + 1));
+    });
 }
 
 #[test]

@@ -4,6 +4,7 @@ mod contract;
 mod damage;
 mod etcd;
 mod faults;
+mod held_disk;
 mod kill;
 mod ledger;
 mod model;

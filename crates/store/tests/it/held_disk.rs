@@ -12,7 +12,7 @@ use store::{Disk, DiskFile, DiskLock, LockError};
 pub struct Met {
     /// A snapshot has taken room and waits.
     pub snapshot_waits: bool,
-    /// The log was refused room.
+    /// The log was refused room, twice in a row in one file: it asks for ample room first, and then for what it needs.
     pub log_refused: bool,
 }
 
@@ -43,7 +43,13 @@ impl HeldDisk {
     }
 
     fn file(&self, name: &str, file: Box<dyn DiskFile>) -> Box<dyn DiskFile> {
-        Box::new(HeldFile { file, disk: self.clone(), snapshot: name.contains(".snap"), writes: 0 })
+        Box::new(HeldFile {
+            file,
+            disk: self.clone(),
+            snapshot: name.contains(".snap"),
+            writes: 0,
+            refused: false,
+        })
     }
 }
 
@@ -86,6 +92,8 @@ struct HeldFile {
     disk: HeldDisk,
     snapshot: bool,
     writes: u32,
+    /// The last write found no room.
+    refused: bool,
 }
 
 /// A snapshot's header and its first block: what takes room before it waits.
@@ -107,12 +115,11 @@ impl DiskFile for HeldFile {
         }
         self.writes += 1;
         let written = self.file.write_all_at(bytes, offset);
-        if !self.snapshot
-            && let Err(error) = &written
-            && error.kind() == io::ErrorKind::StorageFull
-        {
+        let full = matches!(&written, Err(error) if error.kind() == io::ErrorKind::StorageFull);
+        if !self.snapshot && self.refused && full {
             self.disk.note(|met| met.log_refused = true);
         }
+        self.refused = full;
         written
     }
 

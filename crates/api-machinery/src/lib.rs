@@ -3,6 +3,7 @@
 //! Nothing here knows a kind, opens a socket, reads a clock or waits. Objects are `serde_json::Value` under a
 //! [`schema`]; what is particular to one kind is data in a [`resource::Resource`], written by `api-catalog`.
 
+pub mod apply;
 pub mod clock;
 pub mod decode;
 pub mod encode;

@@ -143,6 +143,12 @@ pub struct Extra {
     /// How strategic merge patches treat it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub patch: Option<PatchStrategy>,
+    /// An object or map that is owned and applied as a whole: `x-kubernetes-map-type: atomic`.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub map_atomic: bool,
+    /// An object that upstream's types hold by value: there even when nothing is in it.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub always: bool,
 }
 
 /// A named field of an object.
@@ -332,6 +338,16 @@ impl<'a> View<'a> {
     /// With [`ListType::Map`], the fields that tell items apart.
     pub fn map_keys(self) -> &'a [String] {
         self.extra(|extra| (!extra.map_keys.is_empty()).then_some(&extra.map_keys[..])).unwrap_or(&[])
+    }
+
+    /// Whether an object or map is owned and applied as a whole.
+    pub fn map_atomic(self) -> bool {
+        self.chain().filter_map(|node| node.extra.as_deref()).any(|extra| extra.map_atomic)
+    }
+
+    /// Whether an object is there even when nothing is in it.
+    pub fn always(self) -> bool {
+        self.chain().filter_map(|node| node.extra.as_deref()).any(|extra| extra.always)
     }
 
     /// How to read strings and numbers.

@@ -9,6 +9,7 @@ use serde_json::Value;
 const ALLOWED: &[(&str, &[&str])] = &[
     ("api-machinery", &[]),
     ("api-catalog", &["api-machinery"]),
+    ("cel", &["api-machinery"]),
     ("store", &["api-machinery"]),
     ("apiserver", &["api-catalog", "api-machinery", "store"]),
     ("pod-rules", &["api-machinery"]),

@@ -10,12 +10,14 @@
 pub mod ast;
 pub mod authorizer;
 mod check;
+pub mod conditions;
 mod cost;
 mod estimate;
 mod eval;
 pub mod library;
 mod parse;
 mod pattern;
+pub mod rules;
 pub mod schema;
 mod source;
 pub mod time;

@@ -122,3 +122,21 @@ fn sources_are_bounded() {
     }
     assert!(environment().compile(&format!("true{}", " && true".repeat(5_000))).is_ok());
 }
+
+#[test]
+fn the_deepest_that_is_allowed_fits_a_small_stack() {
+    let nested =
+        |open: &str, inner: &str, close: &str| format!("{}{inner}{}", open.repeat(95), close.repeat(95));
+    let sources = [
+        format!("1{} == 241", " + 1".repeat(240)),
+        nested("[1].all(x, ", "true", ")"),
+        nested("(", "true", ")"),
+        format!("{} == {}", nested("[", "1", "]"), nested("[", "1", "]")),
+        nested("false ? false : ", "true", ""),
+        nested("cel.bind(x, 1, ", "x == 1", ")"),
+    ];
+    for source in sources {
+        let yes = with(&source, |evaluation| matches!(evaluation.result, Ok(Value::Bool(true))));
+        assert!(yes, "{source:.40}");
+    }
+}

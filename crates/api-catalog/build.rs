@@ -77,7 +77,8 @@ fn group_roots(generator: &mut SchemaGenerator) {
     };
     use api::{networking, node, policy, rbac, scheduling, storage};
     roots!(generator; apps::v1::ControllerRevision, apps::v1::DaemonSet, apps::v1::Deployment,
-        apps::v1::ReplicaSet, apps::v1::StatefulSet, autoscaling::v1::Scale, batch::v1::CronJob, batch::v1::Job,
+        apps::v1::ReplicaSet, apps::v1::StatefulSet, autoscaling::v1::HorizontalPodAutoscaler, autoscaling::v1::Scale,
+        autoscaling::v2::HorizontalPodAutoscaler, batch::v1::CronJob, batch::v1::Job,
         authentication::v1::SelfSubjectReview, authentication::v1::TokenRequest, authentication::v1::TokenReview,
         authorization::v1::LocalSubjectAccessReview, authorization::v1::SelfSubjectAccessReview,
         authorization::v1::SelfSubjectRulesReview, authorization::v1::SubjectAccessReview,

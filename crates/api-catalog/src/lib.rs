@@ -6,6 +6,7 @@
 
 mod apps;
 pub mod at;
+mod autoscaling;
 mod batch;
 mod catalog;
 mod certificates;
@@ -34,6 +35,7 @@ fn entries(arena: &Arc<Arena>) -> Vec<Resource> {
     all.extend(groups::events(arena));
     all.extend(groups::authentication(arena));
     all.extend(groups::authorization(arena));
+    all.extend(autoscaling::entries(arena));
     all.extend(batch::entries(arena));
     all.extend(certificates::entries(arena));
     all.extend(networking::entries(arena));

@@ -166,3 +166,38 @@ fn a_view_and_its_stored_form_hold_the_same() {
     (view.from_stored)(&mut object);
     assert_eq!(object, event);
 }
+
+#[test]
+fn an_autoscaler_of_v1_holds_in_annotations_what_only_v2_can_say() {
+    let view = catalog().get("autoscaling", "v1", "horizontalpodautoscalers").expect("autoscalers").view_of;
+    let view = view.expect("a view");
+    let stored = json!({"apiVersion": "autoscaling/v2", "metadata": {"name": "a"},
+    "spec": {"maxReplicas": 3, "behavior": {"scaleUp": {"policies": [{"type": "Pods", "value": 1}]}}, "metrics": [
+        {"type": "Pods", "pods": {"metric": {"name": "m", "selector": {"matchLabels": {"a": "b"}}},
+            "target": {"type": "AverageValue", "averageValue": "1"}}},
+        {"type": "Object", "object": {"describedObject": {"kind": "Service", "name": "s"}, "metric": {"name": "m"},
+            "target": {"type": "Value", "value": "2"}}},
+        {"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 70}}},
+    ]},
+    "status": {"currentReplicas": 1, "conditions": [{"type": "AbleToScale", "status": "True"}], "currentMetrics": [
+        {"type": "Resource", "resource": {"name": "cpu", "current": {"averageUtilization": 5, "averageValue": "1m"}}},
+    ]}});
+    let mut object = stored.clone();
+    (view.from_stored)(&mut object);
+    assert_eq!(object["apiVersion"], "autoscaling/v1");
+    let expected = json!({"maxReplicas": 3, "targetCPUUtilizationPercentage": 70});
+    assert_eq!(object["spec"], expected);
+    assert_eq!(object["status"], json!({"currentReplicas": 1, "currentCPUUtilizationPercentage": 5}));
+    let note = |name: &str| {
+        let text =
+            object["metadata"]["annotations"][format!("autoscaling.alpha.kubernetes.io/{name}")].as_str();
+        serde_json::from_str::<Value>(text.expect("an annotation")).expect("JSON")
+    };
+    assert_eq!(note("behavior"), json!({"ScaleUp": {"Policies": [{"Type": "Pods", "Value": 1}]}}));
+    assert_eq!(note("metrics")[0]["pods"]["targetAverageValue"], "1");
+    assert_eq!(note("metrics")[1]["object"]["target"], json!({"kind": "Service", "name": "s"}));
+    assert_eq!(note("current-metrics")[0]["resource"]["currentAverageUtilization"], 5);
+    (view.to_stored)(&mut object);
+    object["metadata"].as_object_mut().expect("metadata").remove("annotations");
+    assert_eq!(object, stored);
+}

@@ -77,7 +77,8 @@ mod tests {
 
     /// Fields that are newer than the published numbers. A body that sets one is refused, so nothing is dropped silently.
     const WITHOUT_NUMBER: &str = "\
-        authentication.v1.TokenRequestSpec.attestations batch.v1.JobSpec.scheduling \
+        authentication.v1.TokenRequestSpec.attestations \
+        autoscaling.v2.HorizontalPodAutoscalerCondition.observedGeneration batch.v1.JobSpec.scheduling \
         core.v1.ClusterTrustBundleProjection.user core.v1.ConfigMapVolumeSource.defaultUser \
         core.v1.DownwardAPIVolumeFile.user core.v1.DownwardAPIVolumeSource.defaultUser core.v1.EmptyDirVolumeSource.mode \
         core.v1.GRPCAction.mode core.v1.HTTPGetAction.protocol core.v1.KeyToPath.user \

@@ -1,7 +1,8 @@
 //! Outside names: a query is handed to the node's name servers in order, from a port and under an id of its own, so that
 //! an answer cannot be guessed from outside. Bounded in time and number by the caller.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use api_machinery::entropy::Entropy;
@@ -16,13 +17,48 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// The largest datagram that a name server may send.
 const DATAGRAM: usize = 4096;
 
-/// The name servers in the text of a resolv.conf, without those in `except` (ourselves).
-pub fn name_servers(resolv_conf: &str, except: &[std::net::IpAddr]) -> Vec<SocketAddr> {
+/// The name servers that are asked for outside names, in order.
+#[derive(Clone, Debug)]
+pub enum Upstreams {
+    /// Always these.
+    Fixed(Vec<SocketAddr>),
+    /// Those of a resolv.conf as it is when somebody asks, since a machine may be taken to another network.
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The address of who asks, for a file that names it.
+        except: IpAddr,
+    },
+}
+
+impl Upstreams {
+    /// Those that this machine asks itself, without the one at `except`.
+    pub fn of_this_machine(except: IpAddr) -> Upstreams {
+        Upstreams::File { path: PathBuf::from("/etc/resolv.conf"), except }
+    }
+
+    /// As of now. A file that cannot be read names nobody.
+    pub fn now(&self) -> Vec<SocketAddr> {
+        match self {
+            Upstreams::Fixed(servers) => servers.clone(),
+            Upstreams::File { path, except } => match std::fs::read_to_string(path) {
+                Ok(text) => name_servers(&text, *except),
+                Err(error) => {
+                    tracing::debug!(path = %path.display(), %error, "no name servers");
+                    Vec::new()
+                }
+            },
+        }
+    }
+}
+
+/// The name servers in the text of a resolv.conf, without one (ourselves).
+fn name_servers(resolv_conf: &str, except: IpAddr) -> Vec<SocketAddr> {
     resolv_conf
         .lines()
         .filter_map(|line| line.trim().strip_prefix("nameserver"))
         .filter_map(|address| address.trim().parse().ok())
-        .filter(|address| !except.contains(address))
+        .filter(|address| *address != except)
         .map(|address| SocketAddr::new(address, 53))
         .collect()
 }
@@ -110,9 +146,21 @@ mod tests {
     #[test]
     fn name_servers_are_read_in_order_without_ourselves() {
         let text = "# comment\nsearch example.org\nnameserver 10.43.0.10\nnameserver 192.0.2.1\n nameserver 2001:db8::1\nnameserver x\n";
-        let except = ["10.43.0.10".parse().unwrap()];
+        let except = "10.43.0.10".parse().unwrap();
         let expected: Vec<SocketAddr> =
             ["192.0.2.1:53", "[2001:db8::1]:53"].map(|a| a.parse().unwrap()).into();
-        assert_eq!(name_servers(text, &except), expected);
+        assert_eq!(name_servers(text, except), expected);
+    }
+
+    #[test]
+    fn a_file_is_read_whenever_somebody_asks() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let upstreams = Upstreams::File { path: file.path().to_owned(), except: Ipv4Addr::LOCALHOST.into() };
+        for address in ["192.0.2.1", "192.0.2.2"] {
+            std::fs::write(file.path(), format!("nameserver {address}\n")).unwrap();
+            assert_eq!(upstreams.now(), [SocketAddr::new(address.parse().unwrap(), 53)]);
+        }
+        drop(file);
+        assert_eq!(upstreams.now(), []);
     }
 }

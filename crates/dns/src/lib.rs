@@ -30,8 +30,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// The cluster domain, `cluster.local`.
     pub domain: String,
-    /// Name servers for outside names, tried in order.
-    pub upstreams: Vec<SocketAddr>,
+    /// Who knows outside names.
+    pub upstreams: forward::Upstreams,
 }
 
 /// Why the server cannot run.

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::answer::{Transport, Verdict, answer, followed, server_failure};
-use crate::forward::{forward, read_frame, write_frame};
+use crate::forward::{Upstreams, forward, read_frame, write_frame};
 use crate::{Config, Error, SharedZone};
 
 const FORWARDS_AT_ONCE: usize = 256;
@@ -31,7 +31,7 @@ pub struct Server {
 #[derive(Clone)]
 struct Shared {
     zone: SharedZone,
-    upstreams: Arc<[SocketAddr]>,
+    upstreams: Upstreams,
     entropy: Entropy,
     forwards: Arc<Semaphore>,
     connections: Arc<Semaphore>,
@@ -45,7 +45,7 @@ impl Server {
         let udp = UdpSocket::bind(tcp.local_addr().map_err(failed)?).await.map_err(failed)?;
         let shared = Shared {
             zone,
-            upstreams: config.upstreams.clone().into(),
+            upstreams: config.upstreams.clone(),
             entropy,
             forwards: Arc::new(Semaphore::new(FORWARDS_AT_ONCE)),
             connections: Arc::new(Semaphore::new(CONNECTIONS)),
@@ -160,6 +160,6 @@ impl Shared {
 
     async fn outside(&self, query: &[u8], transport: Transport) -> Option<Vec<u8>> {
         let _permit = self.forwards.try_acquire().ok()?;
-        forward(&self.upstreams, query, transport, &self.entropy).await
+        forward(&self.upstreams.now(), query, transport, &self.entropy).await
     }
 }

@@ -2,7 +2,7 @@
 //! entries. Read as facts, changed by batches of the `ip` and `bridge` programs, and watched for changes by others.
 //! What should be there is decided elsewhere.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{self, AddressFamily, RecvFlags, SocketFlags, SocketType};
@@ -31,6 +31,17 @@ pub enum LinkError {
     /// Watching could not begin.
     #[error("cannot watch links: {0}")]
     Monitor(std::io::Error),
+}
+
+/// What is to be known of any link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Its name.
+    pub name: String,
+    /// Whether it is switched on.
+    pub up: bool,
+    /// Its addresses of version 4.
+    pub addresses: Vec<Ipv4Addr>,
 }
 
 /// The link by which a node reaches others.
@@ -111,6 +122,12 @@ struct LinkRow {
     addr_info: Vec<AddressRow>,
 }
 
+impl LinkRow {
+    fn is_up(&self) -> bool {
+        self.flags.iter().any(|flag| flag == "UP")
+    }
+}
+
 #[derive(Deserialize)]
 struct LinkInfo {
     info_kind: Option<String>,
@@ -132,6 +149,15 @@ struct AddressRow {
     scope: String,
 }
 
+impl AddressRow {
+    fn version_4(&self) -> Option<Ipv4Addr> {
+        match self.local {
+            Some(IpAddr::V4(address)) => Some(address),
+            _ => None,
+        }
+    }
+}
+
 #[derive(Deserialize)]
 struct RouteRow {
     dst: String,
@@ -151,6 +177,20 @@ struct NeighbourRow {
 struct ForwardingRow {
     mac: String,
     dst: Option<IpAddr>,
+}
+
+/// Every link in the network of this thread.
+///
+/// # Errors
+/// A program fails.
+pub async fn all() -> Result<Vec<Link>, LinkError> {
+    let rows: Vec<LinkRow> = listed("ip", &["-json", "address", "show"]).await?;
+    let link = |row: LinkRow| Link {
+        up: row.is_up(),
+        addresses: row.addr_info.iter().filter_map(AddressRow::version_4).collect(),
+        name: row.ifname,
+    };
+    Ok(rows.into_iter().map(link).collect())
 }
 
 /// The link that has the address.
@@ -193,6 +233,7 @@ pub async fn holdings(device: &str, protocol: u8) -> Result<Holdings, LinkError>
 }
 
 fn vxlan(row: LinkRow) -> Option<Vxlan> {
+    let up = row.is_up();
     let info = row.linkinfo.filter(|info| info.info_kind.as_deref() == Some("vxlan"))?;
     let data = info.info_data?;
     let given = row.addr_info.iter().filter(|address| address.scope == "global");
@@ -200,7 +241,7 @@ fn vxlan(row: LinkRow) -> Option<Vxlan> {
         addresses: given.filter_map(|address| address.local).collect(),
         mac: row.address,
         mtu: row.mtu,
-        up: row.flags.iter().any(|flag| flag == "UP"),
+        up,
         id: data.id?,
         port: data.port?,
         local: data.local.or(data.local6),

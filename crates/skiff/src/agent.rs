@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result};
 use api_machinery::clock::Clock;
 use api_machinery::entropy::Entropy;
 use component::identity::Identity;
+use dns::forward::Upstreams;
 use host::network::Held;
 use host::nft::NftProgram;
 use kube_proxy::plan::Ranges;
@@ -133,10 +134,9 @@ fn kubelet_config(node: &NodeFlags, tls: ServerTls, pod_mtu: u32) -> Result<kube
 }
 
 fn dns_config(node: &NodeFlags) -> dns::Config {
-    let resolver = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
     dns::Config {
         listen: SocketAddr::new(IpAddr::V4(node.cluster_dns), 53),
         domain: node.cluster_domain.clone(),
-        upstreams: dns::forward::name_servers(&resolver, &[IpAddr::V4(node.cluster_dns)]),
+        upstreams: Upstreams::of_this_machine(IpAddr::V4(node.cluster_dns)),
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use api_machinery::entropy::Entropy;
-use dns::forward::{read_frame, write_frame};
+use dns::forward::{Upstreams, read_frame, write_frame};
 use dns::server::Server;
 use dns::zone::Zone;
 use k8s_openapi::api::core::v1::Service;
@@ -29,7 +29,11 @@ struct World {
 }
 
 async fn world(zone: Zone, upstreams: Vec<SocketAddr>) -> World {
-    let config = dns::Config { listen: LOOPBACK, domain: "cluster.local".to_owned(), upstreams };
+    let config = dns::Config {
+        listen: LOOPBACK,
+        domain: "cluster.local".to_owned(),
+        upstreams: Upstreams::Fixed(upstreams),
+    };
     let zone = Arc::new(RwLock::new(Arc::new(zone)));
     let server = Server::bind(&config, zone, Entropy::seeded(7)).await.unwrap();
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());

@@ -8,6 +8,7 @@ use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use api_machinery::entropy::Entropy;
+use dns::forward::Upstreams;
 use host::{network, process};
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -338,8 +339,11 @@ every_mode!(a_pod_asks_the_cluster_dns_at_the_address_that_the_node_holds);
 async fn a_pod_asks_the_cluster_dns_at_the_address_that_the_node_holds(mut world: World) {
     let site = site().await;
     world.apply(&Plan::default()).await;
-    let config =
-        dns::Config { listen: at(DNS, 53), domain: "cluster.local".to_owned(), upstreams: Vec::new() };
+    let config = dns::Config {
+        listen: at(DNS, 53),
+        domain: "cluster.local".to_owned(),
+        upstreams: Upstreams::Fixed(Vec::new()),
+    };
     let zone = dns::zone::Zone::build("cluster.local", &[web()], &[] as &[Box<EndpointSlice>]);
     let zone = Arc::new(RwLock::new(Arc::new(zone)));
     let server = dns::server::Server::bind(&config, zone, Entropy::seeded(1)).await.unwrap();

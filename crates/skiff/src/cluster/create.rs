@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::init::RESOLVER;
 use super::layout::{Description, Layout, TOKEN};
 use super::{CreateFlags, kubeconfig, load, nodes, remove, switch};
 use crate::datastore::SHARED;
@@ -28,6 +29,9 @@ pub async fn create(layout: &Layout, flags: &CreateFlags, shutdown: &Cancellatio
             flags.servers,
             flags.nodes
         );
+    }
+    if flags.internet && !Path::new(RESOLVER).exists() {
+        bail!("--internet: there is no {RESOLVER}, which says who knows names");
     }
     let exists = || format!("cluster {:?} exists already (skiff cluster delete --name {0})", layout.name);
     match std::fs::create_dir(&layout.folder) {
@@ -48,7 +52,12 @@ pub async fn create(layout: &Layout, flags: &CreateFlags, shutdown: &Cancellatio
 async fn make(layout: &Layout, flags: &CreateFlags) -> Result<()> {
     let names: Vec<String> = (1..=flags.nodes).map(|number| format!("node-{number}")).collect();
     let servers = usize::from(flags.servers);
-    let description = Description { nodes: names.clone(), servers, pod_network: flags.pod_network };
+    let description = Description {
+        nodes: names.clone(),
+        servers,
+        pod_network: flags.pod_network,
+        internet: flags.internet,
+    };
     let text = serde_json::to_vec_pretty(&description).context("the description")?;
     host::files::write_atomic(&layout.description_file(), &text, 0o600)
         .context("cannot write the description")?;

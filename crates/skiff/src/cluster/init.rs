@@ -8,10 +8,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use host::mount::{LinuxMounts, Mounts};
 
-use super::layout::{Layout, PROGRAM};
+use super::layout::{Layout, PROGRAM, SWITCH};
 
 /// Where it says that the node is prepared, or why not.
 pub const STATE: &str = "state";
+/// Where a machine says who knows names.
+pub const RESOLVER: &str = "/etc/resolv.conf";
 /// What it says when all is well.
 pub const PREPARED: &str = "prepared";
 
@@ -41,6 +43,20 @@ pub fn run(folder: &Path, node: &str) -> Result<()> {
     })
 }
 
+/// Names are asked of the switch, which asks this machine's own name servers: they may listen where no node reaches them.
+fn ask_the_switch(mounts: &LinuxMounts) -> std::io::Result<()> {
+    let ours = Path::new("/run/skiff/resolv.conf");
+    std::fs::write(ours, format!("nameserver {SWITCH}\n"))?;
+    let usual = Path::new(RESOLVER);
+    if !usual.exists() {
+        // This machine's is a link into a folder that is the node's own.
+        let leads = Path::new("/etc").join(std::fs::read_link(usual)?);
+        leads.parent().map_or(Ok(()), std::fs::create_dir_all)?;
+        File::create(leads)?;
+    }
+    mounts.bind(ours, usual)
+}
+
 /// Folders that are the node's own: /var/lib lasts, the others are empty at each start.
 fn prepare(layout: &Layout, node: &str) -> Result<()> {
     let mounts = LinuxMounts;
@@ -55,5 +71,8 @@ fn prepare(layout: &Layout, node: &str) -> Result<()> {
     File::create(program).with_context(|| format!("cannot make {PROGRAM}"))?;
     // Whatever file this process runs, wherever that was.
     mounts.bind(Path::new("/proc/self/exe"), program).with_context(|| format!("cannot mount {PROGRAM}"))?;
+    if layout.description()?.internet {
+        ask_the_switch(&mounts).with_context(|| format!("cannot mount {RESOLVER}"))?;
+    }
     host::machines::set_hostname(node).context("cannot name the node")
 }

@@ -44,6 +44,9 @@ pub struct Description {
     pub servers: usize,
     /// How pods reach pods on other nodes.
     pub pod_network: PodNetwork,
+    /// Whether there is a way out.
+    #[serde(default)]
+    pub internet: bool,
 }
 
 fn one() -> usize {
@@ -154,9 +157,14 @@ impl Layout {
 
     /// The cgroup below which those of the nodes are; no other cluster of this machine has it.
     pub fn cgroup(&self) -> String {
+        format!("/skiff-{}-{:016x}", self.name, self.mark())
+    }
+
+    /// Tells this cluster from all others of this machine, in names that have no room for its folder.
+    pub fn mark(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
         self.folder.hash(&mut hasher);
-        format!("/skiff-{}-{:016x}", self.name, hasher.finish())
+        hasher.finish()
     }
 }
 

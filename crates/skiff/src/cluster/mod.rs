@@ -1,6 +1,6 @@
 //! `skiff cluster`: a cluster of several nodes on this machine. Each node is a machine of namespaces with its own address,
 //! folders and runtime; a switch in a network namespace of its own connects them, so that nothing of it is a link, route
-//! or rule of this machine's, and no packet leaves it.
+//! or rule of this machine's, and no packet leaves it, unless somebody asks for a way out.
 //!
 //! What runs is found by looking for it, not by files that say so: a cluster whose making was killed half-way is
 //! deleted like any other. Deliberately absent: any daemon; each command ends when it is done.
@@ -9,6 +9,7 @@ mod balancer;
 mod create;
 mod etcd;
 mod init;
+mod internet;
 mod kubeconfig;
 mod layout;
 mod load;
@@ -103,6 +104,9 @@ struct CreateFlags {
     /// How pods reach pods on other nodes
     #[arg(long, value_enum, default_value_t = PodNetwork::Vxlan)]
     pod_network: PodNetwork,
+    /// Let nodes and pods reach what this machine reaches, under its address; otherwise there is no way out
+    #[arg(long)]
+    internet: bool,
     /// Seconds until all nodes must be ready
     #[arg(long, default_value_t = 120)]
     timeout: u64,

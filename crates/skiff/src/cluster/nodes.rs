@@ -57,7 +57,8 @@ pub async fn power_on(layout: &Layout, switch: Identity, known: &[String], node:
         return Ok(first);
     }
     let first = start_machine(layout, node).await?;
-    switch::connect(switch, layout::number(known, node)?, first).await?;
+    let internet = layout.description()?.internet;
+    switch::connect(switch, layout::number(known, node)?, first, internet).await?;
     Ok(first)
 }
 

@@ -8,7 +8,7 @@ use host::mount::{LinuxMounts, unmount_under};
 use host::process::Identity;
 
 use super::layout::Layout;
-use super::nodes;
+use super::{internet, nodes};
 
 /// The kernel lets go of a cgroup a moment after its last process: between attempts, and in all.
 const LET_GO: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(20));
@@ -20,6 +20,10 @@ pub async fn remove(layout: &Layout) -> Result<()> {
     end(&processes(layout, |words| words.get(1).is_some_and(|word| word == "cluster"))?).await?;
     end(&processes(layout, |_| true)?).await?;
     remove_cgroups(layout).await?;
+    // Unless it is known that there is none: a description may be damaged.
+    if layout.description_file().exists() && layout.description().map_or(true, |known| known.internet) {
+        internet::close(layout).await?;
+    }
     unmount_under(&LinuxMounts, &layout.folder)
         .context("cannot unmount what is below the cluster's folder")?;
     match std::fs::remove_dir_all(&layout.folder) {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use clap::Args;
+use dns::forward::Upstreams;
 use tokio_util::sync::CancellationToken;
 
 use super::node_network::NodeNetwork;
@@ -27,11 +28,10 @@ pub async fn run(flags: DnsFlags, shutdown: CancellationToken) -> Result<()> {
     let context = super::context(&flags.kubeconfig, &shutdown)?;
     flags.network.hold().await?;
     let address = IpAddr::V4(flags.network.cluster_dns);
-    let resolver = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
     let config = dns::Config {
         listen: SocketAddr::new(address, 53),
         domain: flags.cluster_domain,
-        upstreams: dns::forward::name_servers(&resolver, &[address]),
+        upstreams: Upstreams::of_this_machine(address),
     };
     let outcome = dns::run(context.clone(), config).await.context("DNS");
     shutdown.cancel();

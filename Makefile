@@ -15,9 +15,8 @@ setup: ## Install what is missing on a fresh Debian 12 machine with Rust
 setup-tests: setup ## Install what only the tests need as well
 	scripts/setup --tests
 
-release: setup ## Build the one binary
-	cargo build --release --package skiff
-	install -D target/release/skiff $(BIN)/skiff
+release: setup ## Build the one binary, static
+	scripts/release
 
 images: setup ## Build the container images of the demo and the tests
 	cargo xtask images

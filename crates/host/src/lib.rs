@@ -12,6 +12,7 @@ pub mod links;
 pub mod machines;
 pub mod memory;
 pub mod mount;
+pub mod names;
 mod netlink;
 pub mod network;
 pub mod nft;

@@ -7,8 +7,10 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::bench::BenchFlags;
 use crate::cluster::ClusterFlags;
 use crate::components;
+use crate::components::announcer::AnnouncerFlags;
 use crate::components::cloud_controller_manager::CloudControllerManagerFlags;
 use crate::components::dns::DnsFlags;
 use crate::components::kube_apiserver::KubeApiserverFlags;
@@ -60,8 +62,12 @@ pub enum Command {
     KubeProxy(Box<KubeProxyFlags>),
     /// Run the pod network of this node alone
     PodNetwork(PodNetworkFlags),
+    /// Run alone what announces load balancers' addresses on the link of this node
+    Announcer(AnnouncerFlags),
     /// Run the cluster's DNS of this node alone
     Dns(Box<DnsFlags>),
+    /// Make load and measure
+    Bench(BenchFlags),
     /// Install this binary and a systemd unit that runs it
     Install(InstallFlags),
     /// End and remove everything that Skiff made on this machine

@@ -1,6 +1,7 @@
 //! The one binary: flags and wiring, nothing else. What a component does is in its crate.
 
 mod agent;
+mod bench;
 mod cluster;
 mod components;
 mod datastore;
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
     let flags = Flags::parse();
     log(&flags.log_level);
     host::memory::give_back_large();
+    host::names::without_plugins();
     match run(flags.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -49,6 +51,9 @@ fn run(command: Command) -> Result<()> {
         && let Some(outcome) = cluster::run_process(flags)
     {
         return outcome;
+    }
+    if let Command::Bench(flags) = &command {
+        bench::isolate(flags)?;
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(std::thread::available_parallelism().map_or(2, |cores| cores.get().min(8)))
@@ -77,7 +82,9 @@ fn run(command: Command) -> Result<()> {
             Command::Kubelet(flags) => components::kubelet::run(*flags, shutdown).await,
             Command::KubeProxy(flags) => components::kube_proxy::run(*flags, shutdown).await,
             Command::PodNetwork(flags) => components::pod_network::run(flags, shutdown).await,
+            Command::Announcer(flags) => components::announcer::run(flags, shutdown).await,
             Command::Dns(flags) => components::dns::run(*flags, shutdown).await,
+            Command::Bench(flags) => bench::run(flags, shutdown).await,
             Command::Install(flags) => install::run(flags).await,
             Command::Uninstall(flags) => uninstall::run(flags).await,
         };

@@ -1,6 +1,7 @@
 //! Each component alone, with upstream's flag names, so that any one can run in a process of its own and be swapped with
 //! the stock one. A flag that is accepted does what it says; every other one is refused by name.
 
+pub mod announcer;
 mod bootstrap;
 pub mod cloud_controller_manager;
 mod config_file;

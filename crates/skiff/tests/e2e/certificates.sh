@@ -46,3 +46,4 @@ client scheduler /CN=system:kube-scheduler 127.0.0.1
 client controller-manager /CN=system:kube-controller-manager 127.0.0.1
 client cloud-controller-manager /CN=system:cloud-controller-manager 127.0.0.1
 client kube-proxy /CN=system:kube-proxy "$address"
+client announcer /CN=skiff:announcer "$address"

@@ -10,7 +10,8 @@ use crate::neighbour::Neighbour;
 pub const CONTROL_PLANE: [&str; 3] =
     ["skiff kube-apiserver", "skiff kube-scheduler", "skiff kube-controller-manager"];
 /// How those of the node are.
-pub const NODE_SIDE: [&str; 4] = ["skiff kubelet", "skiff kube-proxy", "skiff pod-network", "skiff dns"];
+pub const NODE_SIDE: [&str; 5] =
+    ["skiff kubelet", "skiff kube-proxy", "skiff pod-network", "skiff announcer", "skiff dns"];
 
 const RANGES: &str = "--cluster-cidr 10.42.0.0/16 --service-cluster-ip-range 10.43.0.0/16";
 
@@ -72,8 +73,8 @@ impl Node<'_> {
         Node { name: "skiff-node", address: NODE, data: cluster.data(), cgroup, kubelet: "" }
     }
 
-    /// The command lines of kubelet, service proxy, pod network and DNS, each with the name of its log.
-    pub fn programs(&self, cluster: &Cluster) -> [(&'static str, String); 4] {
+    /// The command lines of kubelet, service proxy, pod network, announcer and DNS, each with the name of its log.
+    pub fn programs(&self, cluster: &Cluster) -> [(&'static str, String); 5] {
         let Node { name, address, data, cgroup, kubelet } = self;
         let pki = cluster.kubeconfig();
         let pki = pki.parent().map(Path::display).expect("a folder");
@@ -88,10 +89,14 @@ impl Node<'_> {
             "pod-network --kubeconfig {pki}/kube-proxy.kubeconfig --node-kubeconfig {pki}/{name}.kubeconfig \
              --hostname-override {name} --node-ip {address}"
         );
+        let announcer = format!(
+            "announcer --kubeconfig {pki}/announcer.kubeconfig --hostname-override {name} --node-ip {address}"
+        );
         [
             ("kubelet.log", kubelet),
             ("kube-proxy.log", format!("kube-proxy {network} --hostname-override {name}")),
             ("pod-network.log", pods),
+            ("announcer.log", announcer),
             ("dns.log", format!("dns {network}")),
         ]
     }

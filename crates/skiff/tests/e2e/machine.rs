@@ -137,6 +137,11 @@ impl Cluster {
         &self.name
     }
 
+    /// The first process of its machine.
+    pub fn holder(&self) -> &str {
+        &self.holder
+    }
+
     /// The folder of its machine, where logs are.
     pub fn state(&self) -> &Path {
         &self.state

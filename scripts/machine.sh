@@ -10,9 +10,9 @@ start_machine() {
   state=$(realpath -m "out/$machine")
   mkdir -p "$state"
   if ! machine_runs; then
-    # bash as the first process reaps what others leave behind.
+    # bash as the first process reaps what others leave behind. Loopback comes last: it says that the machine is there.
     setsid unshare --net --mount --uts --pid --fork --mount-proc --propagation private --kill-child -- \
-      bash -c 'mkdir -p /run/netns; mount -t tmpfs netns /run/netns; ip link set lo up; ip link add node0 type bridge; ip address add 172.30.0.2/24 dev node0; ip link set node0 up; hostname skiff-node; while :; do sleep 3600 & wait $!; done' \
+      bash -c 'mkdir -p /run/netns; mount -t tmpfs netns /run/netns; ip link add node0 type bridge; ip address add 172.30.0.2/24 dev node0; ip link set node0 up; hostname skiff-node; ip link set lo up; while :; do sleep 3600 & wait $!; done' \
       "skiff-machine-$machine" </dev/null >/dev/null 2>&1 &
     disown
     wait_for 10 "the namespaces" find_machine

@@ -1,9 +1,10 @@
 //! Machines made of namespaces: started, entered, found again by their first process, and ended with it. What runs in one
 //! and how it is wired to others is the caller's business.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::process::{WaitOptions, waitpid};
 
@@ -70,11 +71,35 @@ pub fn find(is: impl Fn(&[String]) -> bool) -> io::Result<Vec<Identity>> {
 /// # Errors
 /// `/proc` cannot be read.
 pub fn others_of(first: Identity) -> io::Result<Vec<Identity>> {
-    let namespace = |identity: &Identity| std::fs::read_link(format!("/proc/{}/ns/pid", identity.pid)).ok();
-    let own = namespace(&first);
+    let own = namespace(first, "pid");
     let mut all = find(|_| true)?;
-    all.retain(|other| *other != first && own.is_some() && namespace(other) == own);
+    all.retain(|other| *other != first && own.is_some() && namespace(*other, "pid") == own);
     Ok(all)
+}
+
+/// Networks of machines: those of these processes, without this machine's.
+#[must_use]
+pub fn networks_of(processes: &[Identity]) -> BTreeSet<PathBuf> {
+    let mut networks: BTreeSet<PathBuf> =
+        processes.iter().filter_map(|process| namespace(*process, "net")).collect();
+    if let Ok(own) = std::fs::read_link("/proc/self/ns/net") {
+        networks.remove(&own);
+    }
+    networks
+}
+
+/// The processes that are in these networks, whatever else of a machine they have.
+///
+/// # Errors
+/// `/proc` cannot be read.
+pub fn in_networks(networks: &BTreeSet<PathBuf>) -> io::Result<Vec<Identity>> {
+    let mut all = find(|_| true)?;
+    all.retain(|process| namespace(*process, "net").is_some_and(|network| networks.contains(&network)));
+    Ok(all)
+}
+
+fn namespace(process: Identity, kind: &str) -> Option<PathBuf> {
+    std::fs::read_link(format!("/proc/{}/ns/{kind}", process.pid)).ok()
 }
 
 /// Names the machine.

@@ -17,8 +17,12 @@ const LET_GO: (Duration, Duration) = (Duration::from_millis(20), Duration::from_
 pub async fn remove(layout: &Layout) -> Result<()> {
     // First what nodes and switch are, which lets those that started them take note of it; then whatever is left, since
     // making a node may have gone on until its maker was ended.
-    end(&processes(layout, |words| words.get(1).is_some_and(|word| word == "cluster"))?).await?;
+    let first = processes(layout, |words| words.get(1).is_some_and(|word| word == "cluster"))?;
+    let networks = host::machines::networks_of(&first);
+    end(&first).await?;
     end(&processes(layout, |_| true)?).await?;
+    // Commands that were on their way into a node when their maker was ended.
+    end(&host::machines::in_networks(&networks).context("cannot read /proc")?).await?;
     remove_cgroups(layout).await?;
     // Unless it is known that there is none: a description may be damaged.
     if layout.description_file().exists() && layout.description().map_or(true, |known| known.internet) {

@@ -8,6 +8,7 @@ mod cloud;
 mod cluster;
 mod components;
 mod failures;
+mod internet;
 mod join;
 mod load_balancers;
 mod machine;

@@ -64,6 +64,8 @@ fn all_seeds(test: &str) {
     let scenario = read(test);
     let (first, last) = (*scenario.seeds.start(), *scenario.seeds.end());
     for seed in first..first + (last - first + 1) * factor() {
+        // What stands last before a run that does not end.
+        println!("{test}: seed {seed}");
         if let Err(failed) = run(&scenario, seed) {
             panic!("{test}: {failed}");
         }

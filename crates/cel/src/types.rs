@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use crate::parse::RESERVED;
+
 /// The type of an expression.
 #[derive(Clone, Debug)]
 #[expect(missing_docs, reason = "the names are those of the language")]
@@ -159,30 +161,8 @@ impl Schema {
     }
 }
 
-/// Words that cannot be field names in expressions.
-const RESERVED: &[&str] = &[
-    "true",
-    "false",
-    "null",
-    "in",
-    "as",
-    "break",
-    "const",
-    "continue",
-    "else",
-    "for",
-    "function",
-    "if",
-    "import",
-    "let",
-    "loop",
-    "package",
-    "namespace",
-    "return",
-    "var",
-    "void",
-    "while",
-];
+/// Words of the language; with those that it keeps for itself they cannot be field names in expressions.
+const WORDS: &[&str] = &["true", "false", "null", "in"];
 
 /// The name of a property in expressions, or nothing if it has none.
 pub fn escape(name: &str) -> Option<String> {
@@ -192,7 +172,7 @@ pub fn escape(name: &str) -> Option<String> {
     if !may_start || !name.chars().all(|c| c.is_ascii_alphanumeric() || "_.-/".contains(c)) {
         return None;
     }
-    if RESERVED.contains(&name) {
+    if WORDS.contains(&name) || RESERVED.contains(&name) {
         return Some(format!("__{name}__"));
     }
     let escaped = name.replace("__", "__underscores__");

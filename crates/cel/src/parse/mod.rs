@@ -24,7 +24,8 @@ const MAX_NESTING: u32 = 100;
 const PRIMARY: &str = "{'[', '{', '(', '.', '-', '!', 'true', 'false', 'null', NUM_FLOAT, NUM_INT, NUM_UINT, STRING, \
                        BYTES, IDENTIFIER}";
 
-const RESERVED: &[&str] = &[
+/// Words that the language keeps for itself.
+pub(crate) const RESERVED: &[&str] = &[
     "as",
     "break",
     "const",

@@ -99,7 +99,8 @@ impl Expectations {
         Ok(())
     }
 
-    /// Writes the status of the key's own object, unless that is gone.
+    /// Writes the status of the key's own object, unless that is gone. When it has changed meanwhile, nothing is written: the
+    /// view that the pass acted on is old, and [`Expectations::met`] waits for what is there now.
     pub(crate) async fn write_status<K>(&self, key: &ObjectKey, api: &Api<K>, changed: &K) -> kube::Result<()>
     where
         K: Object + Serialize,
@@ -107,6 +108,11 @@ impl Expectations {
         match api.replace_status(&key.name, &PostParams::default(), changed).await {
             Ok(written) => self.wrote(key, &written),
             Err(error) if answers::is_not_found(&error) => {}
+            Err(error) if answers::is_conflict(&error) => {
+                if let Some(live) = api.get_opt(&key.name).await? {
+                    self.wrote(key, &live);
+                }
+            }
             Err(error) => return Err(error),
         }
         Ok(())
@@ -178,7 +184,13 @@ impl Expectations {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bytes::Bytes;
+    use http::{Method, Request, Response};
+    use http_body_util::Full;
     use k8s_openapi::api::core::v1::Pod;
+    use kube::client::Body;
+    use serde_json::json;
+    use std::convert::Infallible;
 
     #[test]
     fn both_creations_and_deletions_are_waited_for() {
@@ -194,5 +206,30 @@ mod tests {
         assert!(expectations.met(&ObjectKey::new("n", "b"), 0, |_| true), "others do not wait");
         expectations.forget(&key);
         assert!(expectations.met(&key, 0, |_| true));
+    }
+
+    /// Its object has revision 9, and nobody's is the one that is written.
+    fn changed_meanwhile() -> kube::Client {
+        let service = tower::service_fn(async |request: Request<Body>| {
+            let (code, body) = match *request.method() {
+                Method::GET => (200, json!({"metadata": {"name": "a", "resourceVersion": "9"}})),
+                _ => (409, json!({"kind": "Status", "status": "Failure", "code": 409, "reason": "Conflict"})),
+            };
+            let mut answer = Response::new(Full::new(Bytes::from(body.to_string())));
+            *answer.status_mut() = http::StatusCode::from_u16(code).expect("a code");
+            Ok::<_, Infallible>(answer)
+        });
+        kube::Client::new(service, "n")
+    }
+
+    #[tokio::test]
+    async fn a_status_of_an_old_view_is_not_written_and_the_new_view_is_waited_for() {
+        let (expectations, key) = (Expectations::default(), ObjectKey::new("n", "a"));
+        let mut pod = Pod::default();
+        (pod.metadata.name, pod.metadata.resource_version) = (Some("a".to_owned()), Some("7".to_owned()));
+        let api: Api<Pod> = Api::namespaced(changed_meanwhile(), "n");
+        expectations.write_status(&key, &api, &pod).await.expect("the next pass does it");
+        assert!(!expectations.met(&key, 8, |_| false), "something of another object was seen meanwhile");
+        assert!(expectations.met(&key, 9, |_| false));
     }
 }

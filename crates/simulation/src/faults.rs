@@ -22,6 +22,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::sabotage::Sabotage;
 
+/// How long a request is on its way. Without it, a component that writes again and again until it sees something that comes
+/// later would never see it: virtual time stands still while anybody has something to do.
+const WAY: Duration = Duration::from_millis(1);
+
 /// What goes wrong by chance. Probabilities are between 0 and 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Faults {
@@ -141,6 +145,7 @@ impl Network {
         if *who == Who::Administrator {
             return Ok(server.call(user, request).await);
         }
+        tokio::time::sleep(WAY).await;
         let happens = |probability: f64| probability > 0.0 && self.entropy.unit_f64() < probability;
         if happens(faults.drop) {
             return Err(Away);

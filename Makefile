@@ -40,6 +40,6 @@ bench: release ## Measure; prints ratios and CPU-seconds per operation
 	scripts/bench
 
 soak: setup-tests release images ## The same tests with larger counts; results belong into docs/soak.md
-	SKIFF_SOAK=20 SKIFF_REQUIRE_CONTAINERD=1 cargo nextest run --workspace --profile soak --cargo-profile soak --run-ignored all
+	SKIFF_SOAK=20 SKIFF_REQUIRE_CONTAINERD=1 cargo nextest run --workspace --profile soak --cargo-profile soak
 
 .PHONY: help setup setup-tests release images quickstart check test vm-test bench soak

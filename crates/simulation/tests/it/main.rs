@@ -72,9 +72,8 @@ fn all_seeds(test: &str) {
     }
 }
 
-/// 200 nodes and 10,000 pods.
+/// 200 nodes and 10,000 pods. Takes a minute, so that `make check` leaves it to `make test`.
 #[test]
-#[ignore = "takes minutes; `make soak` runs it"]
 fn a_large_crowd() {
     let text = std::fs::read_to_string(folder().join("large/crowd.txt")).expect("the scenario is there");
     let scenario: Scenario = text.parse().unwrap_or_else(|error| panic!("{error}"));

@@ -75,7 +75,7 @@ fn group_roots(generator: &mut SchemaGenerator) {
         apps, authentication, authorization, autoscaling, batch, certificates, coordination, discovery,
         events,
     };
-    use api::{networking, node, policy, rbac, scheduling, storage};
+    use api::{flowcontrol, networking, node, policy, rbac, scheduling, storage};
     roots!(generator; apps::v1::ControllerRevision, apps::v1::DaemonSet, apps::v1::Deployment,
         apps::v1::ReplicaSet, apps::v1::StatefulSet, autoscaling::v1::HorizontalPodAutoscaler, autoscaling::v1::Scale,
         autoscaling::v2::HorizontalPodAutoscaler, batch::v1::CronJob, batch::v1::Job,
@@ -83,6 +83,7 @@ fn group_roots(generator: &mut SchemaGenerator) {
         authorization::v1::LocalSubjectAccessReview, authorization::v1::SelfSubjectAccessReview,
         authorization::v1::SelfSubjectRulesReview, authorization::v1::SubjectAccessReview,
         certificates::v1::CertificateSigningRequest, coordination::v1::Lease, discovery::v1::EndpointSlice, events::v1::Event);
+    roots!(generator; flowcontrol::v1::FlowSchema, flowcontrol::v1::PriorityLevelConfiguration);
     roots!(generator; networking::v1::IPAddress, networking::v1::Ingress, networking::v1::IngressClass,
         networking::v1::NetworkPolicy, networking::v1::ServiceCIDR, node::v1::RuntimeClass,
         policy::v1::Eviction, policy::v1::PodDisruptionBudget,

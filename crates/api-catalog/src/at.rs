@@ -218,7 +218,7 @@ impl<'p, 'v> At<'p, 'v> {
     }
 
     /// As [`At::not_supported`], shown as `shown`.
-    pub fn not_supported_as(&self, e: &mut Errors, shown: &str, supported: &[&str]) {
+    pub fn not_supported_as(&self, e: &mut Errors, shown: impl Into<Value>, supported: &[&str]) {
         e.not_supported(&Path::new(&self.path()), shown, supported);
     }
 

@@ -14,6 +14,7 @@ mod check;
 mod core;
 mod entry;
 pub mod fill;
+mod flow_control;
 mod groups;
 mod networking;
 mod print;
@@ -46,5 +47,6 @@ fn entries(arena: &Arc<Arena>) -> Vec<Resource> {
     all.extend(groups::coordination(arena));
     all.extend(groups::node(arena));
     all.extend(groups::discovery(arena));
+    all.extend(flow_control::entries(arena));
     all
 }

@@ -13,6 +13,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
 use k8s_openapi::schemars::generate::{SchemaGenerator, SchemaSettings};
 use serde_json::{Map, Value, json};
 
+/// Marks fields whose objects are there even when nothing is in them.
+const ALWAYS: &str = "x-always";
+
 type Definitions = BTreeMap<String, Value>;
 
 macro_rules! roots {
@@ -37,6 +40,7 @@ fn main() {
             required.retain(|field| field != "metadata");
         }
         describe_metadata(schema);
+        mark_always(schema);
         let texts = take_descriptions(schema);
         structure.push_str(&format!("{}\n", json!([name, schema])));
         descriptions.push_str(&format!("{}\n", json!([name, texts])));
@@ -49,6 +53,19 @@ fn main() {
 fn describe_metadata(schema: &mut Value) {
     if let Some(metadata) = schema.pointer_mut("/properties/metadata").and_then(Value::as_object_mut) {
         metadata.entry("description").or_insert_with(|| "Name, labels and the like of the object.".into());
+    }
+}
+
+/// In Go, a kind holds its three parts by value: they are there even when nothing is in them.
+fn mark_always(schema: &mut Value) {
+    let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) else { return };
+    if !["apiVersion", "kind", "metadata"].iter().all(|field| properties.contains_key(*field)) {
+        return;
+    }
+    for part in ["metadata", "spec", "status"] {
+        if let Some(property) = properties.get_mut(part).filter(|property| !property["$ref"].is_null()) {
+            property[ALWAYS] = true.into();
+        }
     }
 }
 
@@ -134,7 +151,8 @@ fn fact_files() -> Vec<PathBuf> {
     files
 }
 
-/// Each line is `Type.field fact...` or `Type atomic: field...`; a `[prefix]` line sets what precedes `Type`.
+/// Each line is `Type.field fact...`, `Type atomic: field...` (lists), `Type always: field...` (objects that Go holds by
+/// value) or `atomic types: Type...` (owned as a whole); a `[prefix]` line sets what precedes `Type`.
 fn apply_facts(definitions: &mut Definitions, file: &Path, text: &str) {
     let mut prefix = String::new();
     for (number, line) in text.lines().enumerate() {
@@ -145,10 +163,21 @@ fn apply_facts(definitions: &mut Definitions, file: &Path, text: &str) {
         }
         if let Some(section) = line.strip_prefix('[').and_then(|l| l.strip_suffix(']')) {
             prefix = section.to_owned();
+        } else if let Some(kinds) = line.strip_prefix("atomic types:") {
+            for kind in kinds.split_whitespace() {
+                let target = definitions.get_mut(&format!("{prefix}.{kind}"));
+                target.unwrap_or_else(|| panic!("{place}: no type {kind}"))["x-kubernetes-map-type"] =
+                    "atomic".into();
+            }
         } else if let Some((kind, fields)) = line.split_once(" atomic:") {
             for field in fields.split_whitespace() {
                 let target = property(definitions, &format!("{prefix}.{kind}"), field, &place);
                 target.insert("x-kubernetes-list-type".into(), "atomic".into());
+            }
+        } else if let Some((kind, fields)) = line.split_once(" always:") {
+            for field in fields.split_whitespace() {
+                let target = property(definitions, &format!("{prefix}.{kind}"), field, &place);
+                target.insert(ALWAYS.into(), true.into());
             }
         } else {
             let (target, facts) = line.split_once(' ').unwrap_or_else(|| panic!("{place}: no fact"));
@@ -199,8 +228,10 @@ fn apply_fact(definitions: &mut Definitions, kind: &str, field: &str, fact: &str
             "set" => set("list-type", "set".into()),
             "atomic" => set("list-type", "atomic".into()),
             "map-atomic" => set("map-type", "atomic".into()),
+            "map-granular" => set("map-type", "granular".into()),
             "merge" => set("patch-strategy", "merge".into()),
             "retainKeys" => set("patch-strategy", "retainKeys".into()),
+            "replace" => set("patch-strategy", "replace".into()),
             _ => panic!("{place}: unknown fact {fact}"),
         }
     }

@@ -142,6 +142,14 @@ fn read_extra(node: &mut Node, schema: &Value) {
         }
         _ => {}
     }
+    match schema["x-kubernetes-map-type"].as_str() {
+        Some("atomic") => node.extra_mut().map_atomic = true,
+        Some("granular") => node.extra_mut().map_granular = true,
+        _ => {}
+    }
+    if schema["x-always"] == true {
+        node.extra_mut().always = true;
+    }
     if let Some(strategy) = schema["x-kubernetes-patch-strategy"].as_str() {
         node.extra_mut().patch = Some(PatchStrategy {
             merge: strategy.split(',').any(|s| s == "merge"),

@@ -25,12 +25,23 @@ pub enum EncodeError {
 
 /// The stored form: metadata first, the rest in order of name, no `resourceVersion`.
 pub fn stored(object: &Value) -> Result<Bytes, EncodeError> {
+    write(object, None)
+}
+
+/// The stored form with this JSON as `metadata.managedFields`, or without any when it is empty; what the object says of
+/// them does not count.
+pub fn stored_with(object: &Value, managed_fields: &str) -> Result<Bytes, EncodeError> {
+    write(object, Some(managed_fields))
+}
+
+fn write(object: &Value, managed_fields: Option<&str>) -> Result<Bytes, EncodeError> {
     let fields = object.as_object().ok_or(EncodeError::NoMetadata)?;
     let metadata = fields.get("metadata").and_then(Value::as_object).ok_or(EncodeError::NoMetadata)?;
-    let mut out = Vec::with_capacity(512);
+    let mut out = Vec::with_capacity(512 + managed_fields.map_or(0, str::len));
     out.extend_from_slice(b"{\"metadata\":{");
     let empty = out.len();
-    for (key, value) in metadata.iter().filter(|(key, _)| *key != "resourceVersion") {
+    let kept = |key: &str| key != "resourceVersion" && (managed_fields.is_none() || key != "managedFields");
+    for (key, value) in metadata.iter().filter(|(key, _)| kept(key)) {
         if out.len() > empty {
             out.push(b',');
         }
@@ -38,6 +49,10 @@ pub fn stored(object: &Value) -> Result<Bytes, EncodeError> {
     }
     if out.len() == empty {
         return Err(EncodeError::NoMetadata);
+    }
+    if let Some(list) = managed_fields.filter(|list| !list.is_empty()) {
+        out.extend_from_slice(b",\"managedFields\":");
+        out.extend_from_slice(list.as_bytes());
     }
     out.push(b'}');
     for (key, value) in fields.iter().filter(|(key, _)| *key != "metadata") {
@@ -110,6 +125,14 @@ mod tests {
         assert_eq!(serde_json::from_slice::<Value>(&whole).expect("JSON"), expected);
         assert_eq!(parts(&bytes, 17).expect("is stored form").concat(), whole);
         assert_eq!(parse(&bytes, 17).expect("is stored form"), expected);
+    }
+
+    #[test]
+    fn owners_are_written_as_they_are() {
+        let object = json!({"metadata": {"name": "a", "managedFields": [{"manager": "old"}]}, "spec": {}});
+        let with = |list| stored_with(&object, list).expect("has metadata");
+        assert_eq!(&with("[1]")[..], br#"{"metadata":{"name":"a","managedFields":[1]},"spec":{}}"#);
+        assert_eq!(&with("")[..], br#"{"metadata":{"name":"a"},"spec":{}}"#);
     }
 
     #[test]

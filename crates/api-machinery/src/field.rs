@@ -208,6 +208,15 @@ pub fn go_quote(text: &str) -> String {
     out
 }
 
+/// Whether a letter shows as something: Go's `unicode.IsPrint`, as far as the standard library knows.
+pub fn is_printable(letter: char) -> bool {
+    if letter.is_ascii() {
+        return (' '..='~').contains(&letter);
+    }
+    // Marks are escaped only where nothing precedes them.
+    !letter.is_whitespace() && !format!("a{letter}").escape_debug().any(|escaped| escaped == '{')
+}
+
 /// Field errors as they are found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Errors(Vec<FieldError>);

@@ -92,7 +92,7 @@ pub enum ListType {
     Map,
 }
 
-/// `x-kubernetes-patch-strategy` and its key.
+/// `x-kubernetes-patch-strategy` and its key. One that says nothing is `replace`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PatchStrategy {
     /// Lists are merged (by `merge_key`, or as a set of scalars) rather than replaced.
@@ -146,6 +146,9 @@ pub struct Extra {
     /// An object or map that is owned and applied as a whole: `x-kubernetes-map-type: atomic`.
     #[serde(default, skip_serializing_if = "is_false")]
     pub map_atomic: bool,
+    /// The opposite, for a field whose type is atomic elsewhere: `x-kubernetes-map-type: granular`.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub map_granular: bool,
     /// An object that upstream's types hold by value: there even when nothing is in it.
     #[serde(default, skip_serializing_if = "is_false")]
     pub always: bool,
@@ -342,7 +345,8 @@ impl<'a> View<'a> {
 
     /// Whether an object or map is owned and applied as a whole.
     pub fn map_atomic(self) -> bool {
-        self.chain().filter_map(|node| node.extra.as_deref()).any(|extra| extra.map_atomic)
+        self.extra(|extra| (extra.map_atomic || extra.map_granular).then_some(extra.map_atomic))
+            .unwrap_or_default()
     }
 
     /// Whether an object is there even when nothing is in it.

@@ -117,6 +117,12 @@ impl Catalog {
         self.all.iter().find(|resource| resource.group == group && resource.plural == plural)
     }
 
+    /// The versions in which a resource is served, such as `apps/v1`.
+    pub fn versions_of(&self, group: &str, plural: &str) -> Vec<String> {
+        let served = self.all.iter().filter(|resource| resource.group == group && resource.plural == plural);
+        served.map(|resource| resource.api_version()).collect()
+    }
+
     /// What is kept in the store, once for each group and plural.
     pub fn stored(&self) -> BTreeMap<GroupResource, Arc<Resource>> {
         let mut stored = BTreeMap::new();

@@ -37,12 +37,15 @@ pub trait Decode: Sized {
 pub trait Object: kube::Resource + Decode + Clone + Debug + Send + Sync + 'static {}
 impl<K: kube::Resource + Decode + Clone + Debug + Send + Sync + 'static> Object for K {}
 
-/// Kinds are decoded here and nowhere else. Add a kind when a component begins to read it.
+/// Kinds are decoded here and nowhere else. Add a kind when a component begins to read it. Who owns which fields is left
+/// out: no component asks, it is as large as the rest of most objects, and a write that does not say keeps it.
 macro_rules! decoded_here {
     ($($group:ident :: $version:ident { $($kind:ident),* $(,)? })*) => {$($(
         impl Decode for k8s_openapi::api::$group::$version::$kind {
             fn decode(json: &str) -> serde_json::Result<Self> {
-                serde_json::from_str(json)
+                let mut object: Self = serde_json::from_str(json)?;
+                object.metadata.managed_fields = None;
+                Ok(object)
             }
         }
     )*)*};
@@ -55,12 +58,18 @@ decoded_here! {
     certificates::v1 { CertificateSigningRequest }
     coordination::v1 { Lease }
     core::v1 {
-        ConfigMap, Endpoints, Event, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, PodTemplateSpec,
-        Secret, Service, ServiceAccount,
+        ConfigMap, Endpoints, Event, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service,
+        ServiceAccount,
     }
     discovery::v1 { EndpointSlice }
     policy::v1 { PodDisruptionBudget }
     storage::v1 { StorageClass, VolumeAttachment }
+}
+
+impl Decode for k8s_openapi::api::core::v1::PodTemplateSpec {
+    fn decode(json: &str) -> serde_json::Result<Self> {
+        serde_json::from_str(json)
+    }
 }
 
 impl Decode for Status {
@@ -71,7 +80,9 @@ impl Decode for Status {
 
 impl Decode for PartialObjectMeta<DynamicObject> {
     fn decode(json: &str) -> serde_json::Result<Self> {
-        serde_json::from_str(json)
+        let mut object: Self = serde_json::from_str(json)?;
+        object.metadata.managed_fields = None;
+        Ok(object)
     }
 }
 

@@ -92,6 +92,14 @@ pub struct Tracked {
     pub changed: bool,
 }
 
+impl Tracked {
+    /// The owners of an object as they are.
+    pub fn as_stored(object: &Value) -> Tracked {
+        let list = object.pointer("/metadata/managedFields").filter(|list| !list.is_null());
+        Tracked { json: list.map_or_else(String::new, Value::to_string), changed: false }
+    }
+}
+
 /// Why an object cannot be applied.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ApplyError {
@@ -284,9 +292,7 @@ pub fn apply(
     if applied.pointer("/metadata/managedFields").is_some_and(|list| !list.is_null()) {
         return Err(ApplyError::HasManagedFields);
     }
-    if let Some(why) = check::check(applied, write.schema) {
-        return Err(ApplyError::NotTyped { object: named(applied, write), why });
-    }
+    fits(applied, write.schema, write.api_version)?;
     let mut managed = Managed::decode(list_of(live))?;
     let mut changed = forget_versions(&mut managed, write);
     if managed.0.is_empty() && live.is_some() {
@@ -332,6 +338,14 @@ pub fn apply(
     Ok(Applied { object, tracked: Tracked { json, changed } })
 }
 
+/// Whether an applied object fits the schema of the version in which it was sent.
+pub fn fits(applied: &Value, schema: View<'_>, api_version: &str) -> Result<(), ApplyError> {
+    match check::check(applied, schema) {
+        None => Ok(()),
+        Some(why) => Err(ApplyError::NotTyped { object: named(applied, api_version), why }),
+    }
+}
+
 type Conflict<'a, 'b> = (&'b Entry<'a>, FieldSet<'a>);
 
 fn conflicts<'a, 'b>(managed: &'b Managed<'a>, changes: &FieldSet<'_>) -> Vec<Conflict<'a, 'b>> {
@@ -362,8 +376,8 @@ fn refuse(
 }
 
 /// An object as errors name it.
-fn named(object: &Value, write: &Write<'_>) -> String {
-    let (group, version) = write.api_version.split_once('/').unwrap_or(("", write.api_version));
+fn named(object: &Value, api_version: &str) -> String {
+    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
     let (namespace, name) = (crate::meta::namespace(object), crate::meta::name(object));
     format!("{namespace}/{name}; {group}/{version}, Kind={}", crate::meta::kind(object))
 }

@@ -253,6 +253,11 @@ fn attributes(out: &mut Map<String, Value>, extra: &Extra) {
     if !extra.map_keys.is_empty() {
         set("x-kubernetes-list-map-keys", extra.map_keys.clone().into());
     }
+    match (extra.map_atomic, extra.map_granular) {
+        (true, _) => drop(set("x-kubernetes-map-type", "atomic".into())),
+        (false, true) => drop(set("x-kubernetes-map-type", "granular".into())),
+        (false, false) => {}
+    }
     if let Some(patch) = &extra.patch {
         let strategy = match (patch.merge, patch.retain_keys) {
             (true, true) => "merge,retainKeys",

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::lens::Lens;
-use super::update::Change;
+use super::update::{Change, Wanted};
 use crate::request::admit::Admission;
 use crate::request::decode::{self, Body};
 use crate::request::query::WriteOptions;
@@ -58,9 +58,16 @@ pub async fn bind(server: &ApiServer, call: &ResourceCall, body: &Body) -> Resul
     // The pod's entry, also when the request came through `bindings`.
     pod.stored = server.catalog().find("", "v1", "pods").ok_or_else(ApiError::no_such_path)?.clone();
     pod.resource = pod.stored.clone();
-    let change =
-        Change { call: &pod, lens: &Lens::Bind, dry_run: options.dry_run, options: value, admit: false };
-    change.run(server, &mut warnings, &|pod| assign(pod, &binding, now)).await?;
+    let change = Change {
+        call: &pod,
+        lens: &Lens::Bind,
+        dry_run: options.dry_run,
+        options: value,
+        admit: false,
+        owner: None,
+    };
+    let bound = |pod: &Value| assign(pod.clone(), &binding, now).map(Wanted::from);
+    change.run(server, &mut warnings, &bound).await?;
     let status =
         json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
     Ok(Answer::value(status).with_code(StatusCode::CREATED).with_warnings(warnings))

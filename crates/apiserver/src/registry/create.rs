@@ -6,6 +6,9 @@ use api_machinery::status::ApiError;
 use http::StatusCode;
 use serde_json::Value;
 
+use super::lens::Lens;
+use super::owner::Owner;
+use super::update::Wanted;
 use crate::allocation;
 use crate::request::admit::Admission;
 use crate::request::commit::{self, Committed};
@@ -32,18 +35,19 @@ pub async fn create(server: &ApiServer, call: &ResourceCall, body: &Body) -> Res
     let options = WriteOptions::parse(&call.query, "CreateOptions")?;
     let mut warnings = Vec::new();
     let object = decode::object(call, body, options.field_validation, &mut warnings)?;
-    let made = create_object(server, call, object, &options, &mut warnings).await?;
+    let made = create_object(server, call, object.into(), &options, &mut warnings).await?;
     Ok(Answer::object(made.into()).with_code(StatusCode::CREATED).with_warnings(warnings))
 }
 
-/// Creates a decoded object; also what PUT to a new name does where that is allowed.
+/// Creates a decoded object; also what apply and, where that is allowed, PUT to a new name do.
 pub async fn create_object(
     server: &ApiServer,
     call: &ResourceCall,
-    object: Value,
+    wanted: Wanted,
     options: &WriteOptions,
     warnings: &mut Vec<String>,
 ) -> Result<Cached, ApiError> {
+    let Wanted { object, owners } = wanted;
     let generated = meta::name(&object).is_empty() && !meta::generate_name(&object).is_empty();
     let tries = if generated { NAMES } else { 1 };
     let mut taken = String::new();
@@ -52,6 +56,7 @@ pub async fn create_object(
         let mut attempt = object.clone();
         prepare(server, call, &mut attempt)?;
         taken = meta::name(&attempt).to_owned();
+        let attempt = Wanted { object: attempt, owners: owners.clone() };
         match create_named(server, call, attempt, options, warnings).await? {
             Some(made) => return Ok(made),
             None => continue,
@@ -82,9 +87,7 @@ fn prepare(server: &ApiServer, call: &ResourceCall, object: &mut Value) -> Resul
     meta::set_uid(object, &server.entropy().uuid());
     let now = server.clock().now_rfc3339();
     let metadata = meta::metadata_mut(object);
-    for field in
-        ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "managedFields", "generation"]
-    {
+    for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "generation"] {
         metadata.remove(field);
     }
     metadata.insert("creationTimestamp".to_owned(), now.into());
@@ -126,10 +129,15 @@ fn being_deleted(call: &ResourceCall, name: &str) -> ApiError {
 async fn create_named(
     server: &ApiServer,
     call: &ResourceCall,
-    object: Value,
+    wanted: Wanted,
     options: &WriteOptions,
     warnings: &mut Vec<String>,
 ) -> Result<Option<Cached>, ApiError> {
+    let Wanted { mut object, owners } = wanted;
+    // What admission sets belongs to nobody.
+    let owners =
+        owners.unwrap_or_else(|| Owner::of(server, call, &Lens::Main, &options.manager).track(None, &object));
+    meta::metadata_mut(&mut object).remove("managedFields");
     let name = meta::name(&object).to_owned();
     let key = crate::catalog::key(&call.namespace, &name);
     let store_key = format!("{}{key}", call.prefix());
@@ -148,7 +156,7 @@ async fn create_named(
         warnings.extend((call.stored.rules.warnings)(&attempt, None));
         let claims = allocation::plan(server, call, None, Some(&mut attempt)).await?;
         admission.check(server, Some(&mut attempt), warnings).await?;
-        let bytes = commit::encode(&attempt)?;
+        let bytes = commit::encode_with(&attempt, &owners)?;
         if let Some(taken) = server.store().get(&store_key).await.map_err(commit::store_error)? {
             let taken = Cached::new(&key, taken.value, taken.mod_revision);
             let leaving = taken.value().is_some_and(|value| meta::is_deleting(&value));

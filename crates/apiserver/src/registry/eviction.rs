@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 
 use super::delete::{DeleteOptions, delete_object};
 use super::lens::Lens;
-use super::update::Change;
+use super::owner::Owner;
+use super::update::{Change, Wanted};
 use super::{current, not_found};
 use crate::request::admit::Admission;
 use crate::request::decode::{self, Body};
@@ -24,6 +25,9 @@ use crate::types::{Lookup, Operation};
 
 /// Most evictions that a budget remembers as not yet seen by its controller.
 const MOST_DISRUPTED: usize = 2000;
+
+/// Who owns what the server itself writes, by upstream's name for it.
+const SERVER: &str = "kube-apiserver";
 
 /// Rounds of an eviction whose pod keeps changing.
 const ATTEMPTS: usize = 16;
@@ -151,15 +155,21 @@ async fn spend(
     target.resource = target.stored.clone();
     // Judged anew on whatever is stored, as patches are.
     target.info_mut().verb = "patch".to_owned();
+    target.info_mut().subresource = "status".to_owned();
+    let owner = Owner::of(server, &target, &Lens::Status, SERVER);
     let change = Change {
         call: &target,
         lens: &Lens::Status,
         dry_run: options.dry_run,
         options: json!({}),
         admit: false,
+        owner: Some(&owner),
     };
     let (pod, now) = (call.info.name.as_str(), server.clock().now());
-    match change.run(server, &mut Vec::new(), &|budget| taken(budget, pod, now)).await {
+    match change
+        .run(server, &mut Vec::new(), &|budget| taken(budget.clone(), pod, now).map(Wanted::from))
+        .await
+    {
         Ok(_) => Ok(()),
         // Its budget has gone meanwhile.
         Err(error) if error.code() == 404 => Ok(()),

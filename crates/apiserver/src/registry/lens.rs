@@ -56,6 +56,21 @@ impl Lens {
         }
     }
 
+    /// An applied view of an object as the part of it that is stated. Of a scale that is the number of replicas.
+    pub fn applied(&self, view: &Value, resource: &Resource) -> Value {
+        let Lens::Scale(paths) = self else { return view.clone() };
+        let mut object = json!({"apiVersion": resource.api_version(), "kind": resource.kind, "metadata": {}});
+        for field in ["name", "namespace", "uid", "resourceVersion", "managedFields"] {
+            if let Some(value) = view.get("metadata").and_then(|metadata| metadata.get(field)) {
+                object["metadata"][field] = value.clone();
+            }
+        }
+        if let Some(replicas) = view.pointer("/spec/replicas") {
+            set_pointer(&mut object, &paths.spec_replicas, replicas.clone());
+        }
+        object
+    }
+
     /// The object after the client changed its view of it.
     pub fn put(&self, view: Value, old: &Value) -> Result<Value, ApiError> {
         match self {

@@ -3,12 +3,14 @@
 //! A kind's own rules come from its catalogue entry. Only subresources that are protocols of their own (binding,
 //! eviction, finalize, scale, token, log) have a file; nothing here is a handler for a kind.
 
+mod apply;
 mod binding;
 mod create;
 mod delete;
 mod eviction;
 mod lens;
 mod list;
+mod owner;
 mod patch;
 mod review;
 mod update;

@@ -1,15 +1,17 @@
 //! PATCH: JSON patch, merge patch and strategic merge patch of an object or of a subresource's view of it.
 //!
-//! Server-side apply is not done yet and says so.
+//! Server-side apply has a module of its own.
 
 use api_machinery::meta;
 use api_machinery::schema::SchemaRef;
-use api_machinery::status::{ApiError, Reason};
+use api_machinery::status::ApiError;
 use api_machinery::structural::FieldValidation;
 use serde_json::Value;
 
+use super::apply;
 use super::lens::Lens;
-use super::update::{Change, answer};
+use super::owner::Owner;
+use super::update::{Change, Wanted, answer};
 use crate::request::decode::{self, Body};
 use crate::request::query::WriteOptions;
 use crate::request::respond::Answer;
@@ -29,25 +31,30 @@ enum Patch {
 
 /// PATCH.
 pub async fn patch(server: &ApiServer, call: &ResourceCall, body: &Body) -> Result<Answer, ApiError> {
-    let options = WriteOptions::parse(&call.query, "PatchOptions")?;
+    if body.media == apply::MEDIA {
+        return apply::apply(server, call, body).await;
+    }
+    let options = WriteOptions::parse_patch(&call.query, false)?;
     let lens = Lens::of(&call.stored, &call.info.subresource)?;
     let mut warnings = Vec::new();
     let patch = Patch::read(call, body, options.field_validation, &mut warnings)?;
+    let owner = Owner::of(server, call, &lens, &options.manager);
     let change = Change {
         call,
         lens: &lens,
         dry_run: options.dry_run,
         options: options.to_value("PatchOptions"),
         admit: true,
+        owner: Some(&owner),
     };
     let unknown = std::sync::Mutex::new(Vec::new());
-    let apply = |view: Value| {
+    let patched = |old: &Value| {
         let mut found = Vec::new();
-        let patched = apply(call, &lens, &patch, view, options.field_validation, &mut found)?;
+        let view = patched(call, &lens, &patch, lens.view(old), options.field_validation, &mut found)?;
         *unknown.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = found;
-        Ok(patched)
+        lens.put(view, old).map(Wanted::from)
     };
-    let changed = change.run(server, &mut warnings, &apply).await?;
+    let changed = change.run(server, &mut warnings, &patched).await?;
     warnings.extend(unknown.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner));
     answer(&lens, changed.into_object()).map(|answer| answer.with_warnings(warnings))
 }
@@ -63,11 +70,7 @@ impl Patch {
             JSON => Ok(Patch::Json(api_machinery::patch::json::Patch::parse(&body.bytes)?)),
             MERGE => Ok(Patch::Merge(decode::patch_object(call, body, validation, warnings)?)),
             STRATEGIC => Ok(Patch::Strategic(decode::patch_object(call, body, validation, warnings)?)),
-            "application/apply-patch+yaml" | "application/apply-patch+cbor" => Err(ApiError::new(
-                Reason::UnsupportedMediaType,
-                "server-side apply is not supported by this server yet; use a merge patch, or kubectl apply without --server-side",
-            )),
-            _ => Err(ApiError::unsupported_media_type(&[JSON, MERGE, STRATEGIC])),
+            _ => Err(ApiError::unsupported_media_type(&[JSON, MERGE, STRATEGIC, apply::MEDIA])),
         }
     }
 
@@ -80,8 +83,8 @@ impl Patch {
     }
 }
 
-/// Applies a patch to the client's view of an object, in the version that the client speaks.
-fn apply(
+/// The client's view of an object after a patch, in the version that the client speaks.
+fn patched(
     call: &ResourceCall,
     lens: &Lens,
     patch: &Patch,
@@ -98,6 +101,6 @@ fn apply(
     {
         return Err(ApiError::bad_request("a patch may not change apiVersion or kind"));
     }
-    let checked = decode::structured(call, patched, validation, warnings)?;
+    let checked = decode::structured(&call.resource, patched, validation, warnings)?;
     Ok(call.to_stored(checked))
 }

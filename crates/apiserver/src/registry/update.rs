@@ -1,14 +1,17 @@
 //! PUT, and the loop that every change of an existing object goes through.
 
+use api_machinery::apply::Tracked;
 use api_machinery::meta;
 use api_machinery::status::ApiError;
 use http::StatusCode;
 use serde_json::Value;
 
 use super::lens::Lens;
+use super::owner::Owner;
 use super::{create, current, not_found};
 use crate::allocation;
 use crate::request::admit::Admission;
+use crate::request::authorize;
 use crate::request::commit::{self, Committed};
 use crate::request::decode::{self, Body};
 use crate::request::query::WriteOptions;
@@ -16,7 +19,7 @@ use crate::request::respond::Answer;
 use crate::request::route::ResourceCall;
 use crate::request::validate;
 use crate::server::ApiServer;
-use crate::types::Operation;
+use crate::types::{Operation, RequestInfo};
 use crate::watch::Cached;
 
 /// Rounds of a change that does not insist on a revision.
@@ -34,6 +37,23 @@ pub struct Change<'a> {
     pub options: Value,
     /// Whether the user's admission applies. The server's own steps (binding) have been admitted as what they are.
     pub admit: bool,
+    /// Who owns what changes; without one, owners stay as they are.
+    pub owner: Option<&'a Owner<'a>>,
+}
+
+/// What a request makes of an object, in the form in which it is stored.
+#[derive(Debug)]
+pub struct Wanted {
+    /// The object.
+    pub object: Value,
+    /// Its owners, where the request itself says.
+    pub owners: Option<Tracked>,
+}
+
+impl From<Value> for Wanted {
+    fn from(object: Value) -> Wanted {
+        Wanted { object, owners: None }
+    }
 }
 
 /// What became of a change.
@@ -68,16 +88,20 @@ pub async fn replace(server: &ApiServer, call: &ResourceCall, body: &Body) -> Re
         && call.stored.rules.allow_create_on_update
         && current(server, call).await?.is_none()
     {
-        return create_instead(server, call, sent, &options, warnings).await;
+        let made = create_instead(server, call, sent.into(), &options, &mut warnings).await?;
+        return Ok(made.with_warnings(warnings));
     }
+    let owner = Owner::of(server, call, &lens, &options.manager);
     let change = Change {
         call,
         lens: &lens,
         dry_run: options.dry_run,
         options: options.to_value("UpdateOptions"),
         admit: true,
+        owner: Some(&owner),
     };
-    let object = change.run(server, &mut warnings, &|_| Ok(sent.clone())).await?.into_object();
+    let wanted = |old: &Value| lens.put(sent.clone(), old).map(Wanted::from);
+    let object = change.run(server, &mut warnings, &wanted).await?.into_object();
     answer(&lens, object).map(|answer| answer.with_warnings(warnings))
 }
 
@@ -90,13 +114,15 @@ pub fn answer(lens: &Lens, object: Cached) -> Result<Answer, ApiError> {
     Ok(Answer::value(lens.view(&value)))
 }
 
-async fn create_instead(
+/// Makes the object that a PUT or an apply is about and that does not exist: to that its sender needs another right.
+pub async fn create_instead(
     server: &ApiServer,
     call: &ResourceCall,
-    mut object: Value,
+    wanted: Wanted,
     options: &WriteOptions,
-    mut warnings: Vec<String>,
+    warnings: &mut Vec<String>,
 ) -> Result<Answer, ApiError> {
+    let Wanted { mut object, owners } = wanted;
     if !meta::resource_version(&object).is_empty() {
         return Err(not_found(call));
     }
@@ -106,9 +132,12 @@ async fn create_instead(
             format!("Precondition failed: UID in precondition: {}, UID in object meta: ", meta::uid(&object));
         return Err(ApiError::conflict(group, plural, &call.info.name, why));
     }
+    let create = RequestInfo { verb: "create".to_owned(), ..call.info.clone() };
+    authorize::check(server, &call.user, &create).await?;
     meta::set_name(&mut object, &call.info.name);
-    let made = create::create_object(server, call, object, options, &mut warnings).await?;
-    Ok(Answer::object(made.into()).with_code(StatusCode::CREATED).with_warnings(warnings))
+    let wanted = Wanted { object, owners };
+    let made = create::create_object(server, call, wanted, options, warnings).await?;
+    Ok(Answer::object(made.into()).with_code(StatusCode::CREATED))
 }
 
 /// The name in the body must be the one in the path.
@@ -120,21 +149,26 @@ fn check_name(call: &ResourceCall, object: &Value) -> Result<(), ApiError> {
         )));
     }
     if sent != asked {
-        return Err(ApiError::bad_request(format!(
-            "the name of the object ({sent}) does not match the name on the URL ({asked})"
-        )));
+        return Err(other_name(sent, asked));
     }
     Ok(())
 }
 
+/// The refusal of an object that is not the one of the path.
+pub fn other_name(sent: &str, asked: &str) -> ApiError {
+    ApiError::bad_request(format!(
+        "the name of the object ({sent}) does not match the name on the URL ({asked})"
+    ))
+}
+
 impl Change<'_> {
     /// Reads, changes, admits, validates and commits, again if somebody else was faster and the client did not insist on
-    /// a revision. `change` maps the client's view of the object to the wanted one.
+    /// a revision. `change` maps the stored object to the wanted one.
     pub async fn run(
         &self,
         server: &ApiServer,
         warnings: &mut Vec<String>,
-        change: &(dyn Fn(Value) -> Result<Value, ApiError> + Send + Sync),
+        change: &(dyn Fn(&Value) -> Result<Wanted, ApiError> + Send + Sync),
     ) -> Result<Changed, ApiError> {
         let before = warnings.len();
         for _ in 0..ATTEMPTS {
@@ -142,11 +176,12 @@ impl Change<'_> {
             let stored = current(server, self.call).await?.ok_or_else(|| not_found(self.call))?;
             let old =
                 stored.value().ok_or_else(|| ApiError::internal("the stored object does not decode"))?;
-            let view = change(self.lens.view(&old))?;
-            let insists = self.revision_matches(&view, &old)?;
-            let mut new = self.lens.put(view, &old)?;
+            let Wanted { object: mut new, owners } = change(&old)?;
+            let insists = self.revision_matches(&new, &old)?;
             self.prepare(&mut new, &old)?;
-            match self.finish(server, warnings, &stored, &old, new).await? {
+            let owners = owners.unwrap_or_else(|| self.owners(&new, &old));
+            meta::metadata_mut(&mut new).remove("managedFields");
+            match self.finish(server, warnings, (&stored, &old), new, &owners).await? {
                 Some(changed) => return Ok(changed),
                 None if insists => break,
                 None => {}
@@ -157,10 +192,10 @@ impl Change<'_> {
     }
 
     /// Whether the client insists on a revision; another one than the stored is a conflict.
-    fn revision_matches(&self, view: &Value, old: &Value) -> Result<bool, ApiError> {
+    fn revision_matches(&self, new: &Value, old: &Value) -> Result<bool, ApiError> {
         let call = self.call;
         let (group, plural) = call.names();
-        let sent = meta::resource_version(view);
+        let sent = meta::resource_version(new);
         if sent.is_empty() || sent == "0" {
             if *self.lens == Lens::Main && !call.stored.rules.allow_unconditional_update {
                 let mut errors = api_machinery::field::Errors::new();
@@ -170,7 +205,7 @@ impl Change<'_> {
             }
             return Ok(false);
         }
-        let uid = meta::uid(view);
+        let uid = meta::uid(new);
         if !uid.is_empty() && uid != meta::uid(old) {
             let why = format!(
                 "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
@@ -183,6 +218,14 @@ impl Change<'_> {
         }
         // A patch that does not mention the revision carries the stored one; it was based on it, not sent with it.
         Ok(self.call.info.verb != "patch")
+    }
+
+    /// Who owns what after the change.
+    fn owners(&self, new: &Value, old: &Value) -> Tracked {
+        match self.owner {
+            Some(owner) => owner.track(Some(old), new),
+            None => Tracked::as_stored(old),
+        }
     }
 
     /// Puts back what this request may not change.
@@ -214,9 +257,9 @@ impl Change<'_> {
         &self,
         server: &ApiServer,
         warnings: &mut Vec<String>,
-        stored: &Cached,
-        old: &Value,
+        (stored, old): (&Cached, &Value),
         mut new: Value,
+        owners: &Tracked,
     ) -> Result<Option<Changed>, ApiError> {
         let call = self.call;
         let admission = Admission {
@@ -238,8 +281,8 @@ impl Change<'_> {
         }
         let key = call.key();
         let store_key = call.store_key();
-        let bytes = commit::encode(&new)?;
-        if new == *old {
+        let bytes = commit::encode_with(&new, owners)?;
+        if !owners.changed && is_same(&new, old) {
             return Ok(Some(Changed::Stored(Cached::new(&key, stored.bytes.clone(), stored.revision))));
         }
         if self.dry_run {
@@ -266,7 +309,6 @@ fn keep_metadata(new: &mut Value, old: &Value) {
     let stored = meta::metadata(old).cloned().unwrap_or_default();
     let metadata = meta::metadata_mut(new);
     metadata.remove("selfLink");
-    metadata.remove("managedFields");
     // Fixed once set; a different value in the body is found by validation, an absent one is filled in.
     for field in ["name", "uid", "creationTimestamp"] {
         if metadata.get(field).is_none_or(serde_json::Value::is_null)
@@ -283,6 +325,19 @@ fn keep_metadata(new: &mut Value, old: &Value) {
             None => metadata.remove(field),
         };
     }
+}
+
+/// Whether two objects are the same, apart from who owns what.
+fn is_same(new: &Value, old: &Value) -> bool {
+    let rest = |object| {
+        let fields = Value::as_object(object).into_iter().flatten();
+        fields.filter(|(key, _)| *key != "metadata")
+    };
+    let metadata = |object| {
+        let fields = meta::metadata(object).into_iter().flatten();
+        fields.filter(|(key, _)| *key != "managedFields")
+    };
+    rest(new).eq(rest(old)) && metadata(new).eq(metadata(old))
 }
 
 /// Whether anything but metadata and status differs.

@@ -2,6 +2,7 @@
 //!
 //! Whoever calls this runs in a task of the server, so that what was committed is also finished.
 
+use api_machinery::apply::Tracked;
 use api_machinery::encode;
 use api_machinery::status::{ApiError, Reason};
 use bytes::Bytes;
@@ -32,6 +33,11 @@ pub async fn commit(server: &ApiServer, txn: Txn) -> Result<Committed, ApiError>
 /// The bytes that are stored for an object.
 pub fn encode(object: &Value) -> Result<Bytes, ApiError> {
     encode::stored(object).map_err(ApiError::internal)
+}
+
+/// The same with these owners of its fields, whatever the object says of them.
+pub fn encode_with(object: &Value, owners: &Tracked) -> Result<Bytes, ApiError> {
+    encode::stored_with(object, &owners.json).map_err(ApiError::internal)
 }
 
 /// A transaction that makes an object that must not exist yet.

@@ -82,12 +82,11 @@ pub fn object(
 
 /// A patched object: pruned and checked as a decoded one is.
 pub fn structured(
-    call: &ResourceCall,
+    resource: &Resource,
     mut value: Value,
     validation: FieldValidation,
     warnings: &mut Vec<String>,
 ) -> Result<Value, ApiError> {
-    let resource = &*call.resource;
     must_be_object(&value)?;
     if decode::is_too_deep(&value) {
         return Err(ApiError::bad_request(decode::DecodeError::TooDeep.to_string()));
@@ -122,7 +121,8 @@ pub fn patch_object(
     Ok(decoded.value)
 }
 
-fn must_be_object(value: &Value) -> Result<(), ApiError> {
+/// Refuses anything but an object.
+pub fn must_be_object(value: &Value) -> Result<(), ApiError> {
     if value.is_object() {
         return Ok(());
     }

@@ -2,7 +2,7 @@
 //!
 //! Unknown parameters are ignored, as upstream does (`pretty` among them); known ones must make sense.
 
-use api_machinery::field::{Errors, Path};
+use api_machinery::field::{Errors, Path, is_printable};
 use api_machinery::status::{ApiError, Reason};
 use api_machinery::structural::FieldValidation;
 use percent_encoding::percent_decode_str;
@@ -10,6 +10,8 @@ use serde_json::{Value, json};
 
 /// Longest query that is looked at.
 const MAX_QUERY: usize = 32 * 1024;
+/// The longest name of who writes.
+pub const MANAGER_MAX_BYTES: usize = 128;
 /// More parameters than any client sends.
 const MAX_PARAMETERS: usize = 256;
 
@@ -208,12 +210,39 @@ pub struct WriteOptions {
     pub dry_run: bool,
     /// What to do with unknown and duplicate fields.
     pub field_validation: FieldValidation,
+    /// Who writes, as the request says; mostly empty.
+    pub manager: String,
+    /// Whether an apply takes over what others own.
+    pub force: Option<bool>,
 }
 
 impl WriteOptions {
-    /// Reads the options of a create, update or patch; `kind` names them in errors.
+    /// Reads the options of a create or update; `kind` names them in errors.
     pub fn parse(query: &Query, kind: &str) -> Result<WriteOptions, ApiError> {
+        WriteOptions::read(query, kind, None, Errors::new())
+    }
+
+    /// Reads the options of a patch, which may be an apply.
+    pub fn parse_patch(query: &Query, apply: bool) -> Result<WriteOptions, ApiError> {
         let mut errors = Errors::new();
+        let force = query.optional_flag("force");
+        if apply && query.get("fieldManager").unwrap_or_default().is_empty() {
+            errors.required(&Path::new("fieldManager"), "is required for apply patch");
+        }
+        if !apply && force.is_some() {
+            errors.forbidden(&Path::new("force"), "may not be specified for non-apply patch");
+        }
+        WriteOptions::read(query, "PatchOptions", force, errors)
+    }
+
+    fn read(
+        query: &Query,
+        kind: &str,
+        force: Option<bool>,
+        mut errors: Errors,
+    ) -> Result<WriteOptions, ApiError> {
+        let manager = query.get("fieldManager").unwrap_or_default();
+        manager_is_fine(manager, &mut errors);
         let dry_run = dry_run(query.all("dryRun"), &mut errors);
         let asked = query.get("fieldValidation").unwrap_or_default();
         let field_validation = FieldValidation::parse(asked).unwrap_or_else(|| {
@@ -221,15 +250,8 @@ impl WriteOptions {
             errors.not_supported(&path, asked, &["", "Ignore", "Strict", "Warn"]);
             FieldValidation::Warn
         });
-        let manager = query.get("fieldManager").unwrap_or_default();
-        if manager.chars().count() > 128 {
-            errors.too_long(&Path::new("fieldManager"), 128);
-        }
-        if manager.chars().any(char::is_control) {
-            errors.invalid(&Path::new("fieldManager"), manager, "should only contain printable characters");
-        }
         if errors.is_empty() {
-            Ok(WriteOptions { dry_run, field_validation })
+            Ok(WriteOptions { dry_run, field_validation, manager: manager.to_owned(), force })
         } else {
             Err(ApiError::invalid("meta.k8s.io", kind, "", errors))
         }
@@ -241,7 +263,29 @@ impl WriteOptions {
         if self.dry_run {
             value["dryRun"] = json!(["All"]);
         }
+        if !self.manager.is_empty() {
+            value["fieldManager"] = self.manager.as_str().into();
+        }
+        if let Some(force) = self.force {
+            value["force"] = force.into();
+        }
         value
+    }
+
+    /// Whether an apply takes over what others own.
+    pub fn forced(&self) -> bool {
+        self.force == Some(true)
+    }
+}
+
+fn manager_is_fine(manager: &str, errors: &mut Errors) {
+    let path = Path::new("fieldManager");
+    if manager.len() > MANAGER_MAX_BYTES {
+        errors.too_long(&path, MANAGER_MAX_BYTES);
+    }
+    for (at, letter) in manager.char_indices().filter(|(_, letter)| !is_printable(*letter)) {
+        let why = format!("invalid character U+{:04X} (at position {at})", u32::from(letter));
+        errors.invalid(&path, manager, why);
     }
 }
 

@@ -9,12 +9,13 @@
 //! /metadata/name = "x"          a JSON value at a pointer
 //! /message ~ part of a text     a part of it
 //! /status/phase absent
+//! owner kubectl/scale = {"f:spec": {"f:replicas": {}}}    the fields that a manager owns (through a subresource)
 //! header warning ~ part of a text
 //! $rv = /metadata/resourceVersion
 //! ```
 //!
 //! `$rv` in later lines stands for what it was set to; `<N>` for N letters. `WATCH w PATH` begins a watch and `NEXT w` is its
-//! next event. A patch says which it is: `PATCH merge PATH`.
+//! next event. A patch says which it is: `PATCH merge PATH`; `PATCH apply PATH` is server-side apply.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -143,12 +144,11 @@ impl<'a> Run<'a> {
                 return Ok(());
             }
             ["PATCH", kind, path] => {
-                let kind = if *kind == "strategic" {
-                    "strategic-merge-patch".to_owned()
-                } else {
-                    format!("{kind}-patch")
+                let media = match *kind {
+                    "strategic" => "application/strategic-merge-patch+json".to_owned(),
+                    "apply" => "application/apply-patch+yaml".to_owned(),
+                    kind => format!("application/{kind}-patch+json"),
                 };
-                let media = format!("application/{kind}+json");
                 self.answer(self.request(step, "PATCH", path, Some(&media))?).await
             }
             [method, path] => self.answer(self.request(step, method, path, Some("application/json"))?).await,
@@ -199,7 +199,13 @@ impl<'a> Run<'a> {
             self.variables.insert(name.to_owned(), shown(found));
             return Ok(());
         }
-        let (holds, found) = if let Some(rest) = line.strip_prefix("header ") {
+        let (holds, found) = if let Some(rest) = line.strip_prefix("owner ") {
+            let (owner, expected) = rest.split_once(" = ").ok_or("not an expectation")?;
+            let expected: Value =
+                serde_json::from_str(expected).map_err(|error| format!("{line}: {error}"))?;
+            let found = owned(value, owner);
+            (found == expected, format!("{found} of {}", value["metadata"]["managedFields"]))
+        } else if let Some(rest) = line.strip_prefix("header ") {
             let (name, part) = rest.split_once(" ~ ").ok_or("not an expectation")?;
             let found: Vec<&str> =
                 headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).collect();
@@ -218,6 +224,17 @@ impl<'a> Run<'a> {
         };
         if holds { Ok(()) } else { Err(format!("{line}: {}", found.chars().take(2000).collect::<String>())) }
     }
+}
+
+/// The fields of a manager, through a subresource if its name follows after a slash; null for whoever owns nothing.
+fn owned(object: &Value, owner: &str) -> Value {
+    let (manager, subresource) = owner.split_once('/').unwrap_or((owner, ""));
+    let entries = object["metadata"]["managedFields"].as_array().into_iter().flatten();
+    let mut fields = entries
+        .filter(|entry| entry["manager"] == manager)
+        .filter(|entry| entry["subresource"].as_str().unwrap_or_default() == subresource)
+        .map(|entry| entry["fieldsV1"].clone());
+    fields.next().unwrap_or_default()
 }
 
 fn files() -> Vec<(String, String)> {

@@ -125,7 +125,9 @@ fn merge_field(
     }
     let inner = schema.and_then(|schema| schema.field(key));
     let merged = match (fields.remove(key), change) {
-        (Some(Value::Object(old)), Value::Object(new)) => Value::Object(merge_object(old, new, inner)?),
+        (Some(Value::Object(old)), Value::Object(new)) if !replaces(inner) => {
+            Value::Object(merge_object(old, new, inner)?)
+        }
         (Some(Value::Array(old)), Value::Array(new)) if merges(inner) => {
             Value::Array(merge_list(old, new, key, inner)?)
         }
@@ -137,6 +139,11 @@ fn merge_field(
 
 fn merges(schema: Option<View<'_>>) -> bool {
     schema.and_then(View::patch).is_some_and(|patch| patch.merge)
+}
+
+/// Whether an object is replaced and not merged.
+fn replaces(schema: Option<View<'_>>) -> bool {
+    schema.and_then(View::patch).is_some_and(|patch| !patch.merge && !patch.retain_keys)
 }
 
 /// The field that tells a list's items apart; empty for scalars and lists that are not merged.
@@ -379,3 +386,6 @@ fn without_directives(fields: &Fields) -> Fields {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod three_way;

@@ -7,8 +7,9 @@ use super::*;
 use crate::schema::{Arena, Field, Kind, Node, NodeId, PatchStrategy, SchemaRef};
 
 /// `containers` merge by name, `finalizers` as a set, `args` atomic, `ports` of a container by `port`; `strategy` is a
-/// plain object, `labels` a map, `raw` anything.
-fn schema() -> SchemaRef {
+/// object whose keys are retained, as those of `volumes` are; `selector` a map that is replaced, `labels` one that is not,
+/// `raw` anything.
+pub(super) fn schema() -> SchemaRef {
     let mut arena = Arena::new();
     let field = |name: &str, node: NodeId| Field { name: name.to_owned(), node, required: false };
     let list = |arena: &mut Arena, item: NodeId, key: &str| {
@@ -33,12 +34,27 @@ fn schema() -> SchemaRef {
     let finalizers = list(&mut arena, string, "");
     let keyless = list(&mut arena, container, "");
     let labels = arena.add(Node::of(Kind::Map(string)));
-    let strategy = arena.add(Node::of(Kind::Object(vec![field("type", string), field("rolling", any)])));
+    let mut strategy = Node::of(Kind::Object(vec![field("type", string), field("rolling", any)]));
+    let retaining = |merge_key: &str| PatchStrategy {
+        merge: !merge_key.is_empty(),
+        retain_keys: true,
+        merge_key: merge_key.to_owned(),
+    };
+    strategy.extra_mut().patch = Some(retaining(""));
+    let strategy = arena.add(strategy);
+    let mut volumes = Node::of(Kind::Array(container));
+    volumes.extra_mut().patch = Some(retaining("name"));
+    let volumes = arena.add(volumes);
+    let mut selector = Node::of(Kind::Map(string));
+    selector.extra_mut().patch = Some(PatchStrategy::default());
+    let selector = arena.add(selector);
     let root = arena.add(Node::of(Kind::Object(vec![
         field("containers", containers),
         field("finalizers", finalizers),
         field("keyless", keyless),
         field("labels", labels),
+        field("volumes", volumes),
+        field("selector", selector),
         field("strategy", strategy),
         field("raw", any),
     ])));
@@ -76,6 +92,11 @@ fn objects_and_scalars() {
         ),
         (json!({"labels": {"a": "1"}}), json!({"labels": {"$patch": "delete"}}), json!({"labels": {}})),
         (json!({"strategy": {"type": "a"}}), json!({"strategy": "x"}), json!({"strategy": "x"})),
+        (
+            json!({"selector": {"a": "1"}}),
+            json!({"selector": {"b": "2", "c": null}}),
+            json!({"selector": {"b": "2"}}),
+        ),
         (json!({"raw": {"a": [1], "b": 1}}), json!({"raw": {"a": [2]}}), json!({"raw": {"a": [2], "b": 1}})),
     ]);
 }

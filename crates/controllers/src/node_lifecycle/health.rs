@@ -3,7 +3,7 @@
 //! Time is our own: what counts is when a Lease or a status was seen to change, not what a kubelet's clock said. While the
 //! API server cannot be asked nobody can be heard, so no node is silent.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -24,7 +24,7 @@ use tokio::time::Instant;
 
 use super::plan::{self, Health, Permission};
 use super::policy::Policy;
-use super::zones::{Mode, Zones};
+use super::zones::{MISSED, Mode, Zones};
 use crate::answers::{is_conflict, is_not_found};
 use crate::informers::{Informers, NODE_LEASES};
 
@@ -124,7 +124,7 @@ impl Monitor {
 
     /// Whether a node may be emptied depends on all others: if that changes, all are looked at.
     fn see_zone(&self, name: &str, node: Option<&Node>) {
-        if self.zones().see(name, node) {
+        if self.zones().see(name, node, Instant::now()) {
             for node in self.nodes.list() {
                 self.queue.add(ObjectKey::of(&*node).name);
             }
@@ -134,6 +134,14 @@ impl Monitor {
     fn silence(&self, name: &str) -> Duration {
         let now = Instant::now();
         self.heard().get(name).map_or(Duration::ZERO, |heard| now - heard.at)
+    }
+
+    /// The nodes that have missed renewals.
+    fn silent(&self) -> BTreeSet<String> {
+        let now = Instant::now();
+        let heard = self.heard();
+        let silent = heard.iter().filter(|(_, heard)| now - heard.at >= MISSED);
+        silent.map(|(name, _)| name.clone()).collect()
     }
 
     /// Brings one node's conditions, taints and pods up to date.
@@ -223,7 +231,7 @@ impl Monitor {
             match zones.mode(name) {
                 Mode::Lifted => Permission::Revoked,
                 _ if !plan::begins_eviction(node) => Permission::Granted,
-                _ => match zones.take(name, Instant::now()) {
+                _ => match zones.take(name, &self.silent(), Instant::now()) {
                     Ok(()) => Permission::Granted,
                     Err(wait) => {
                         next = wait.map_or(Next::Done, Next::After);

@@ -2,6 +2,7 @@
 
 mod outage;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -219,6 +220,13 @@ fn pods_leave_when_their_toleration_runs_out() {
     }
 }
 
+/// A node of a zone.
+fn zoned(zone: &str, state: &str) -> Node {
+    let mut node = node(state);
+    node.metadata.labels = Some([("topology.kubernetes.io/zone".to_owned(), zone.to_owned())].into());
+    node
+}
+
 /// Nodes of zones by number, ready or not: `a:3+2` is three ready and two others.
 fn zones(words: &str) -> Zones {
     let mut zones = Zones::default();
@@ -227,10 +235,8 @@ fn zones(words: &str) -> Zones {
         let (ready, failed) = counts.split_once('+').unwrap();
         for (state, count) in [("Ready=True", ready), ("Ready=Unknown", failed)] {
             for number in 0..count.parse().unwrap() {
-                let mut node = node(state);
-                node.metadata.labels =
-                    Some([("topology.kubernetes.io/zone".to_owned(), zone.to_owned())].into());
-                zones.see(&format!("{zone}-{state}-{number}"), Some(&node));
+                let node = zoned(zone, state);
+                zones.see(&format!("{zone}-{state}-{number}"), Some(&node), Instant::now());
             }
         }
     }
@@ -260,22 +266,58 @@ fn nodes_of_a_zone_are_emptied_one_after_the_other() {
     let mut zones = zones("a:9+3 b:9+1");
     let start = Instant::now();
     let wait = |seconds| Err(Some(Duration::from_secs(seconds)));
-    assert_eq!(zones.take("a-Ready=Unknown-0", start), Ok(()));
-    assert_eq!(zones.take("a-Ready=Unknown-1", start), wait(10));
-    assert_eq!(zones.take("b-Ready=Unknown-0", start), Ok(()), "another zone has its own pace");
-    assert_eq!(zones.take("a-Ready=Unknown-1", start + Duration::from_secs(4)), wait(6));
-    assert_eq!(zones.take("a-Ready=Unknown-1", start + Duration::from_secs(10)), Ok(()));
+    assert_eq!(zones.take("a-Ready=Unknown-0", &BTreeSet::new(), start), Ok(()));
+    assert_eq!(zones.take("a-Ready=Unknown-1", &BTreeSet::new(), start), wait(10));
+    assert_eq!(
+        zones.take("b-Ready=Unknown-0", &BTreeSet::new(), start),
+        Ok(()),
+        "another zone has its own pace"
+    );
+    assert_eq!(zones.take("a-Ready=Unknown-1", &BTreeSet::new(), start + Duration::from_secs(4)), wait(6));
+    assert_eq!(zones.take("a-Ready=Unknown-1", &BTreeSet::new(), start + Duration::from_secs(10)), Ok(()));
+}
+
+#[test]
+fn who_is_silent_counts_before_it_is_known_to_be_lost() {
+    let silent: BTreeSet<String> = (0..3).map(|number| format!("a-Ready=True-{number}")).collect();
+    // Of the zone's nodes, the one that is asked for is the only one that is known to be lost.
+    let cases = [
+        ("a:3+1 b:1+0", Ok(())),
+        ("a:4+1 b:1+0", Err(Some(Duration::from_secs(10)))),
+        ("a:7+1 b:1+0", Ok(())),
+        ("a:3+1 b:0+1", Err(Some(Duration::from_secs(10)))),
+    ];
+    for (state, expected) in cases {
+        assert_eq!(zones(state).take("a-Ready=Unknown-0", &silent, Instant::now()), expected, "{state}");
+    }
+}
+
+#[test]
+fn after_a_halt_each_node_has_its_grace() {
+    let start = Instant::now();
+    let later = |seconds| start + Duration::from_secs(seconds);
+    // Nodes that come back one after the other at the start; whether the last one may be emptied at once.
+    for (state, back, at_once) in [("a:2+3", 1, false), ("a:0+2", 1, false), ("a:3+3", 2, true)] {
+        let mut zones = zones(state);
+        for number in 1..=back {
+            zones.see(&format!("a-Ready=Unknown-{number}"), Some(&zoned("a", "Ready=True")), start);
+        }
+        let mut ask = |seconds| zones.take("a-Ready=Unknown-0", &BTreeSet::new(), later(seconds));
+        let expected = if at_once { Ok(()) } else { Err(Some(Duration::from_secs(20))) };
+        assert_eq!(ask(30), expected, "{state}");
+        assert_eq!(ask(50), Ok(()), "{state}");
+    }
 }
 
 #[test]
 fn only_a_change_of_what_is_allowed_is_told() {
-    let mut zones = Zones::default();
-    assert!(zones.see("x", Some(&node("Ready=True"))));
-    assert!(!zones.see("x", Some(&node("Ready=True"))));
-    assert!(!zones.see("y", Some(&node("Ready=Unknown"))));
-    assert!(zones.see("x", Some(&node("Ready=False"))), "the last one that was ready");
-    assert!(!zones.see("y", None));
-    assert!(zones.see("x", None));
+    let (mut zones, now) = (Zones::default(), Instant::now());
+    assert!(zones.see("x", Some(&node("Ready=True")), now));
+    assert!(!zones.see("x", Some(&node("Ready=True")), now));
+    assert!(!zones.see("y", Some(&node("Ready=Unknown")), now));
+    assert!(zones.see("x", Some(&node("Ready=False")), now), "the last one that was ready");
+    assert!(!zones.see("y", None, now));
+    assert!(zones.see("x", None, now));
 }
 
 #[test]
@@ -286,15 +328,15 @@ fn a_zone_is_emptied_as_fast_as_was_asked_for() {
         (None, None, None, None)
     );
     let mut zones = Zones::new(Policy { eviction_rate: 2.0, ..Policy::default() });
-    zones.see("a", Some(&node("Ready=False")));
-    zones.see("b", Some(&node("Ready=True")));
     let now = Instant::now();
-    assert_eq!(zones.take("a", now), Ok(()));
-    assert_eq!(zones.take("a", now), Err(Some(Duration::from_millis(500))));
+    zones.see("a", Some(&node("Ready=False")), now);
+    zones.see("b", Some(&node("Ready=True")), now);
+    assert_eq!(zones.take("a", &BTreeSet::new(), now), Ok(()));
+    assert_eq!(zones.take("a", &BTreeSet::new(), now), Err(Some(Duration::from_millis(500))));
     let mut never = Zones::new(Policy { eviction_rate: 0.0, ..Policy::default() });
-    never.see("a", Some(&node("Ready=False")));
-    never.see("b", Some(&node("Ready=True")));
-    assert_eq!(never.take("a", now), Err(None));
+    never.see("a", Some(&node("Ready=False")), now);
+    never.see("b", Some(&node("Ready=True")), now);
+    assert_eq!(never.take("a", &BTreeSet::new(), now), Err(None));
     let patient = Policy { grace: Duration::from_secs(70), ..Policy::default() };
     let reported = node("Ready=True");
     let health = plan::health(&reported, Duration::from_secs(60), &patient, at(20));

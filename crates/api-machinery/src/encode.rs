@@ -3,8 +3,11 @@
 //! Stored bytes are compact JSON that always begin `{"metadata":{` and have no `resourceVersion`: the revision is
 //! the store's, known only after the commit. Readers get prefix, revision and rest as three pieces, nothing copied.
 
+use std::fmt;
+
 use bytes::{Bytes, BytesMut};
-use serde_json::Value;
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde_json::{Map, Value};
 
 /// How stored bytes begin.
 pub const PREFIX: &str = "{\"metadata\":{";
@@ -107,6 +110,52 @@ pub fn parse(stored: &[u8], revision: u64) -> Result<Value, EncodeError> {
     Ok(object)
 }
 
+/// The same without who owns which field: that is as much to read as the rest of most objects, and few ask.
+pub fn parse_unowned(stored: &[u8], revision: u64) -> Result<Value, EncodeError> {
+    let mut reader = serde_json::Deserializer::from_slice(stored);
+    let object = Unowned::Object.deserialize(&mut reader);
+    let mut object = object.map_err(|error| EncodeError::NotJson(error.to_string()))?;
+    crate::meta::set_resource_version(&mut object, revision);
+    Ok(object)
+}
+
+/// Reads an object, or its metadata.
+#[derive(Clone, Copy, PartialEq)]
+enum Unowned {
+    Object,
+    Metadata,
+}
+
+impl<'de> DeserializeSeed<'de> for Unowned {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, reader: D) -> Result<Value, D::Error> {
+        reader.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Unowned {
+    type Value = Value;
+
+    fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("an object with metadata")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
+        let mut fields = Map::new();
+        while let Some(key) = entries.next_key::<String>()? {
+            match (self, key.as_str()) {
+                (Unowned::Metadata, "managedFields") => drop(entries.next_value::<IgnoredAny>()?),
+                (Unowned::Object, "metadata") => {
+                    drop(fields.insert(key, entries.next_value_seed(Unowned::Metadata)?));
+                }
+                _ => drop(fields.insert(key, entries.next_value()?)),
+            }
+        }
+        Ok(Value::Object(fields))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -133,6 +182,12 @@ mod tests {
         let with = |list| stored_with(&object, list).expect("has metadata");
         assert_eq!(&with("[1]")[..], br#"{"metadata":{"name":"a","managedFields":[1]},"spec":{}}"#);
         assert_eq!(&with("")[..], br#"{"metadata":{"name":"a"},"spec":{}}"#);
+        let read = parse_unowned(&with("[{\"manager\":\"m\"}]"), 3);
+        assert_eq!(read, Ok(json!({"metadata": {"name": "a", "resourceVersion": "3"}, "spec": {}})));
+        let elsewhere = json!({"metadata": {"name": "a"}, "spec": {"managedFields": [1]}});
+        let read = parse_unowned(&stored(&elsewhere).expect("has metadata"), 3).expect("is stored form");
+        assert_eq!(read["spec"], elsewhere["spec"]);
+        assert!(matches!(parse_unowned(b"{\"metadata\":1}", 3), Err(EncodeError::NotJson(_))));
     }
 
     #[test]

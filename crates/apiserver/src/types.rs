@@ -128,7 +128,7 @@ pub struct AdmissionRequest<'a> {
 /// Reads stored objects from the watch cache.
 ///
 /// Groups are empty for core, namespaces empty for cluster-scoped objects. Values carry their
-/// `metadata.resourceVersion`, `apiVersion` and `kind`.
+/// `metadata.resourceVersion`, `apiVersion` and `kind`, and no `metadata.managedFields`.
 #[async_trait]
 pub trait Lookup: Send + Sync {
     /// One object. "Absent" is never a stale answer: a miss waits until the cache has caught up with the store

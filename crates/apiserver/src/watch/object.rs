@@ -1,4 +1,6 @@
 //! One revision of one object as the cache keeps it: bytes, and on demand a small index and a shared value.
+//!
+//! What is made of the bytes leaves out who owns which field, except for those who change or show the object.
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;
@@ -77,17 +79,26 @@ impl Cached {
     /// The index, built at the first selector that needs it.
     pub fn selected(&self, resource: &Resource) -> &Index {
         self.index.get_or_init(|| {
-            Box::new(self.decode().map(|value| Index::of(resource, &value)).unwrap_or_default())
+            Box::new(
+                self.decode(encode::parse_unowned)
+                    .map(|value| Index::of(resource, &value))
+                    .unwrap_or_default(),
+            )
         })
     }
 
-    /// The object as a value with its `resourceVersion`, shared for as long as anybody holds it.
+    /// The object as a value with its `resourceVersion`, as clients see it.
+    pub fn whole(&self) -> Option<Value> {
+        self.decode(encode::parse)
+    }
+
+    /// The same without `managedFields`, shared for as long as anybody holds it.
     pub fn value(&self) -> Option<Arc<Value>> {
         let mut held = self.value.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(value) = held.upgrade() {
             return Some(value);
         }
-        let value = Arc::new(self.decode()?);
+        let value = Arc::new(self.decode(encode::parse_unowned)?);
         *held = Arc::downgrade(&value);
         Some(value)
     }
@@ -104,9 +115,8 @@ impl Cached {
         }
     }
 
-    fn decode(&self) -> Option<Value> {
-        let mut value =
-            encode::parse(&self.bytes, self.revision).inspect_err(|error| self.complain(error)).ok()?;
+    fn decode(&self, parse: fn(&[u8], u64) -> Result<Value, encode::EncodeError>) -> Option<Value> {
+        let mut value = parse(&self.bytes, self.revision).inspect_err(|error| self.complain(error)).ok()?;
         if self.revision == 0 {
             api_machinery::meta::set_text(&mut value, "resourceVersion", "");
         }

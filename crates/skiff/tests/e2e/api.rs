@@ -26,6 +26,7 @@ fn stock_clients_find_what_they_expect(form: Form) {
     discovery(&cluster);
     bad_input(&cluster);
     generic_verbs(&cluster);
+    server_side_apply(&cluster);
 }
 
 fn discovery(cluster: &Cluster) {
@@ -105,4 +106,32 @@ fn generic_verbs(cluster: &Cluster) {
     cluster.kubectl("delete service kubernetes");
     cluster.kubectl("wait --for=create service/kubernetes endpoints/kubernetes --timeout=20s");
     cluster.kubectl("wait --for=condition=Ready node --all --timeout=60s");
+}
+
+/// kubectl's way of server-side apply: what it shows before, whose fields it takes over from itself, and what it says of others'.
+fn server_side_apply(cluster: &Cluster) {
+    let manifest = |value: &str| {
+        format!(
+            "<<'END'\n{{apiVersion: v1, kind: ConfigMap, metadata: {{name: shared}}, data: {{a: '{value}'}}}}\nEND"
+        )
+    };
+    let value = || cluster.kubectl("get configmap shared -o jsonpath='{.data.a}'");
+    cluster.kubectl(&format!("apply -f - {}", manifest("1")));
+    let shown = cluster.try_kubectl(&format!("diff --server-side -f - {}", manifest("2")));
+    let shown = shown.expect_err("a difference is a failure");
+    assert!(shown.contains("-  a: \"1\"") && shown.contains("+  a: \"2\""), "{shown}");
+    assert_eq!(value(), "1");
+    let applied = cluster.kubectl(&format!("apply --server-side -f - {}", manifest("2")));
+    assert!(applied.contains("configmap/shared serverside-applied"), "{applied}");
+    let other = "apply --server-side --field-manager=other";
+    let refused =
+        cluster.try_kubectl(&format!("{other} -f - {}", manifest("3"))).expect_err("it is kubectl's");
+    let conflict = "Apply failed with 1 conflict: conflict with \"kubectl\": .data.a";
+    assert!(refused.contains(conflict) && refused.contains("--force-conflicts"), "{refused}");
+    cluster.kubectl(&format!("{other} --force-conflicts -f - {}", manifest("3")));
+    assert_eq!(value(), "3");
+    cluster.kubectl(&format!("diff --server-side --field-manager=other -f - {}", manifest("3")));
+    let owners = cluster.kubectl("get configmap shared -o yaml --show-managed-fields");
+    assert!(owners.contains("manager: other") && !owners.contains("kubectl-client-side-apply"), "{owners}");
+    assert!(!cluster.kubectl("get configmap shared -o yaml").contains("managedFields"));
 }

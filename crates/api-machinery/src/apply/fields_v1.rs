@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use serde_json::{Map, Value};
 
-use super::set::{Element, FieldSet};
+use super::set::{Element, FieldSet, in_order};
 
 /// Why a value is no field set. The text is upstream's.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -29,19 +29,15 @@ pub enum FieldsError {
 /// Reads a field set. Steps of kinds that are not known here are left out, as upstream does.
 pub fn decode(value: &Value) -> Result<FieldSet<'_>, FieldsError> {
     let Value::Object(steps) = value else { return Err(FieldsError::NoObject) };
-    let mut set = FieldSet::default();
-    for (step, below) in steps {
-        if step == "." {
-            set.member = true;
-            continue;
-        }
+    let mut places = Vec::with_capacity(steps.len());
+    for (step, below) in steps.iter().filter(|(step, _)| *step != ".") {
         let Some(element) = element(step)? else { continue };
         let mut inner = decode(below)?;
         // Nothing below is the place itself.
         inner.member |= inner.inner.is_empty();
-        set.insert(element, inner);
+        places.push((element, inner));
     }
-    Ok(set)
+    Ok(FieldSet { member: steps.contains_key("."), inner: in_order(places) })
 }
 
 fn element(step: &str) -> Result<Option<Element<'_>>, FieldsError> {

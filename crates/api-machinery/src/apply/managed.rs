@@ -12,6 +12,10 @@ use super::fields_v1::{self, FieldsError, quoted};
 use super::set::FieldSet;
 use crate::clock;
 
+/// Entries that are read; no object has this many owners.
+const MAX_ENTRIES: usize = 1000;
+/// The longest name of a manager, as upstream has it.
+const MAX_NAME_BYTES: usize = 128;
 /// Updaters that are told apart; the oldest of more become one.
 const MAX_UPDATERS: usize = 10;
 /// The name of those that became one.
@@ -100,6 +104,9 @@ pub enum ManagedError {
     /// Fields in a way that is not known.
     #[error("invalid fieldsType {1:?} in managed fields entry {0}")]
     BadType(usize, String),
+    /// More than can be told apart in time, or a name that is longer than any.
+    #[error("too many managed fields entries, or the name of a manager is too long")]
+    TooMuch,
     /// The fields themselves.
     #[error("error decoding set from raw json: {0}")]
     Fields(#[from] FieldsError),
@@ -118,6 +125,9 @@ pub(super) fn list_of(object: Option<&Value>) -> &[Value] {
 impl<'a> Managed<'a> {
     pub fn decode(list: &'a [Value]) -> Result<Managed<'a>, ManagedError> {
         let mut managed = Managed::default();
+        if list.len() > MAX_ENTRIES {
+            return Err(ManagedError::TooMuch);
+        }
         for (at, entry) in list.iter().enumerate() {
             let text = |field: &str| entry.get(field).and_then(Value::as_str).unwrap_or_default();
             let operation = match text("operation") {
@@ -125,6 +135,9 @@ impl<'a> Managed<'a> {
                 "Update" => Operation::Update,
                 _ => return Err(ManagedError::Operation),
             };
+            if ["manager", "subresource"].iter().any(|field| text(field).len() > MAX_NAME_BYTES) {
+                return Err(ManagedError::TooMuch);
+            }
             if text("apiVersion").is_empty() {
                 return Err(ManagedError::NoVersion);
             }

@@ -16,7 +16,9 @@ pub(super) fn merge(live: &Value, applied: &Value, schema: Option<View<'_>>) -> 
     }
     match (shape(schema, applied), live, applied) {
         (Shape::Fields, Value::Object(live), Value::Object(applied)) => {
-            let mut merged = live.clone();
+            let kept = live.iter().filter(|(name, _)| !applied.contains_key(*name));
+            let mut merged: Map<String, Value> =
+                kept.map(|(name, value)| (name.clone(), value.clone())).collect();
             for (name, value) in applied {
                 let value = match live.get(name) {
                     Some(live) => merge(live, value, child(schema, name).0),

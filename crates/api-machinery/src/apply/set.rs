@@ -146,6 +146,23 @@ fn between(whole: i128, broken: f64) -> Ordering {
     if whole <= floor { Ordering::Less } else { Ordering::Greater }
 }
 
+/// Places below one, which come in any order and more than once, as a set keeps them.
+pub(super) fn in_order<'a>(mut places: Vec<(Element<'a>, FieldSet<'a>)>) -> Vec<(Element<'a>, FieldSet<'a>)> {
+    places.retain(|(_, inner)| !inner.is_empty());
+    if places.is_sorted_by(|(a, _), (b, _)| a < b) {
+        return places;
+    }
+    places.sort_by(|(a, _), (b, _)| a.cmp(b));
+    let mut kept: Vec<(Element<'a>, FieldSet<'a>)> = Vec::with_capacity(places.len());
+    for (element, inner) in places {
+        match kept.last_mut().filter(|(last, _)| *last == element) {
+            Some((_, mine)) => drop(mine.add(inner)),
+            None => kept.push((element, inner)),
+        }
+    }
+    kept
+}
+
 /// A set of places at and below one place of an object.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FieldSet<'a> {
@@ -177,17 +194,6 @@ impl<'a> FieldSet<'a> {
         if !inner.is_empty() {
             debug_assert!(self.inner.last().is_none_or(|(last, _)| *last < element));
             self.inner.push((element, inner));
-        }
-    }
-
-    /// The same for steps that come in any order, and more than once.
-    pub(super) fn insert(&mut self, element: Element<'a>, inner: FieldSet<'a>) {
-        if inner.is_empty() {
-            return;
-        }
-        match self.inner.binary_search_by(|(known, _)| known.cmp(&element)) {
-            Ok(at) => drop(self.inner[at].1.add(inner)),
-            Err(at) => self.inner.insert(at, (element, inner)),
         }
     }
 

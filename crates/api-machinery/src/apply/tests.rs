@@ -382,6 +382,8 @@ fn lists_that_clients_send() {
         json!([{"manager": "x"}]),
         json!([{"operation": "Update", "apiVersion": "apps/v1", "fieldsType": "V2"}]),
         json!([{"operation": "Update", "apiVersion": "apps/v1", "fieldsType": "FieldsV1", "fieldsV1": {"x": {}}}]),
+        json!([{"manager": "x".repeat(129), "operation": "Update", "apiVersion": "v1", "fieldsType": "FieldsV1"}]),
+        vec![json!({"operation": "Update", "apiVersion": "v1", "fieldsType": "FieldsV1"}); 1001].into(),
     ] {
         assert_eq!(send(ignored), live);
     }
@@ -400,6 +402,18 @@ fn lists_that_clients_send() {
         error.to_string(),
         "Apply failed with 1 conflict: conflict with \"before-first-apply\" using apps/v1: .spec.replicas"
     );
+}
+
+/// In the order that costs most: what grows with the square of the size does not end in time.
+#[test]
+fn large_lists_take_no_long_time() {
+    let items: Vec<Value> = (0..20_000).rev().map(|at| json!({"name": format!("n{at:06}")})).collect();
+    let applied = thing_of(json!({"items": items}));
+    let made = put_applied(None, &applied, &write("me", 1), false).expect("free");
+    let again = put_applied(Some(&made), &applied, &write("you", 2), false).expect("equal");
+    let less =
+        put_applied(Some(&again), &thing_of(json!({"items": []})), &write("me", 3), false).expect("mine");
+    assert_eq!(spec_of(&less)["items"].as_array().map(Vec::len), Some(20_000));
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 
 use serde_json::{Map, Value};
 
-use super::set::{Element, FieldSet, compare_values};
+use super::set::{Element, FieldSet, compare_values, in_order};
 use crate::schema::{Kind, ListType, View};
 
 /// How the value of a place is owned.
@@ -95,11 +95,11 @@ pub(super) fn stated<'a>(value: &'a Value, schema: Option<View<'a>>) -> FieldSet
         }
         (Shape::Items, _, Some(view)) => match elements(value, view) {
             Some(items) => {
-                for (element, item) in items {
-                    let mut below = stated(item, view.items());
-                    below.member = true;
-                    set.insert(element, below);
-                }
+                let places = items.into_iter().map(|(element, item)| {
+                    let below = stated(item, view.items());
+                    (element, FieldSet { member: true, ..below })
+                });
+                set.inner = in_order(places.collect());
             }
             None => set.member = true,
         },

@@ -8,8 +8,12 @@ use super::schemas::{Catalogue, Style, list_name, reference};
 use crate::resource::{Resource, Subresource, Verb, Verbs, group_version};
 
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
-const PATCH_TYPES: [&str; 3] =
-    ["application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json"];
+const PATCH_TYPES: [&str; 4] = [
+    "application/json-patch+json",
+    "application/merge-patch+json",
+    "application/strategic-merge-patch+json",
+    "application/apply-patch+yaml",
+];
 const MEDIA_TYPES: [&str; 2] = ["application/json", "application/yaml"];
 const WATCH_TYPES: [&str; 2] = ["application/json;stream=watch", "application/yaml"];
 

@@ -137,7 +137,7 @@ pub(crate) async fn ensure(
     let collection = collection(resource, meta::namespace(&wanted));
     let path = format!("{collection}/{}", percent_encode(meta::name(&wanted)));
     let key = catalog::key(meta::namespace(&wanted), meta::name(&wanted));
-    let existing = cache.get(&key).and_then(|found| found.value());
+    let existing = cache.get(&key).and_then(|found| found.content());
     let request = match existing {
         None => send("POST", &collection, &wanted),
         Some(existing) => {

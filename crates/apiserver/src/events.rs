@@ -54,7 +54,7 @@ async fn sweep(server: &ApiServer) {
 
 fn is_old(event: &Cached, life: Duration, now: Timestamp) -> bool {
     let Ok(life) = SignedDuration::try_from(life) else { return false };
-    let written = event.value().and_then(|value| last_written(&value));
+    let written = event.content().and_then(|value| last_written(&value));
     written.is_some_and(|written| now.duration_since(written) > life)
 }
 

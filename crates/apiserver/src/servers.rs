@@ -131,7 +131,7 @@ impl Member {
             let (leases, mut changed) = self.leases.list_and_subscribe(&all);
             let [(_, mut endpoints), (_, mut slices)] =
                 self.places.each_ref().map(|cache| cache.list_and_subscribe(&one));
-            let values = leases.iter().filter_map(|lease| lease.value());
+            let values = leases.iter().filter_map(|lease| lease.content());
             let known = values.filter_map(|lease| entry(&lease)).collect();
             self.servers.observe(known, Instant::now());
             let again = match self.act().await {

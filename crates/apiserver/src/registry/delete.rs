@@ -187,7 +187,7 @@ pub async fn delete_object(
     let (key, store_key) = (call.key(), call.store_key());
     for _ in 0..ATTEMPTS {
         let stored = current(server, call).await?.ok_or_else(|| not_found(call))?;
-        let old = stored.whole().ok_or_else(|| ApiError::internal("the stored object does not decode"))?;
+        let old = stored.value().ok_or_else(|| ApiError::internal("the stored object does not decode"))?;
         options.check(call, &old)?;
         let admission = Admission {
             call,

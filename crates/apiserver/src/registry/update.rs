@@ -175,7 +175,7 @@ impl Change<'_> {
             warnings.truncate(before);
             let stored = current(server, self.call).await?.ok_or_else(|| not_found(self.call))?;
             let old =
-                stored.whole().ok_or_else(|| ApiError::internal("the stored object does not decode"))?;
+                stored.value().ok_or_else(|| ApiError::internal("the stored object does not decode"))?;
             let Wanted { object: mut new, owners } = change(&old)?;
             let insists = self.revision_matches(&new, &old)?;
             self.prepare(&mut new, &old)?;

@@ -140,8 +140,8 @@ fn one(server: &ApiServer, call: &ResourceCall, object: &Arc<Cached>) -> Result<
 
 /// An object as a value in the version of the path.
 pub fn shown(call: &ResourceCall, object: &Cached) -> Result<Value, ApiError> {
-    let value = object.whole().ok_or_else(|| ApiError::internal("a stored object does not decode"))?;
-    Ok(call.to_view(value))
+    let value = object.value().ok_or_else(|| ApiError::internal("a stored object does not decode"))?;
+    Ok(call.to_view(Arc::unwrap_or_clone(value)))
 }
 
 fn list(server: &ApiServer, call: &ResourceCall, page: Page) -> Result<Response<Body>, ApiError> {

@@ -253,10 +253,10 @@ impl Lookup for Cache {
         let Some(cache) = self.by_name(group, plural) else { return Ok(None) };
         let key = key(namespace, name);
         if let Some(found) = cache.get(&key) {
-            return Ok(found.value());
+            return Ok(found.content());
         }
         self.catch_up().await?;
-        Ok(cache.get(&key).and_then(|found| found.value()))
+        Ok(cache.get(&key).and_then(|found| found.content()))
     }
 
     async fn list(
@@ -267,7 +267,7 @@ impl Lookup for Cache {
     ) -> Result<Vec<Arc<Value>>, ApiError> {
         let Some(cache) = self.by_name(group, plural) else { return Ok(Vec::new()) };
         let selection = Selection::all(namespace.unwrap_or_default());
-        Ok(cache.list(&selection).iter().filter_map(|object| object.value()).collect())
+        Ok(cache.list(&selection).iter().filter_map(|object| object.content()).collect())
     }
 
     fn changed_at(&self, group: &str, plural: &str) -> u64 {

@@ -1,6 +1,4 @@
 //! One revision of one object as the cache keeps it: bytes, and on demand a small index and a shared value.
-//!
-//! What is made of the bytes leaves out who owns which field, except for those who change or show the object.
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;
@@ -52,13 +50,13 @@ pub struct Cached {
     /// The revision that goes out as `resourceVersion`.
     pub revision: u64,
     index: OnceLock<Box<Index>>,
-    value: Mutex<Weak<Value>>,
+    content: Mutex<Weak<Value>>,
 }
 
 impl Cached {
     /// An object as the store holds it.
     pub fn new(key: &str, bytes: Bytes, revision: u64) -> Cached {
-        Cached { key: key.into(), bytes, revision, index: OnceLock::new(), value: Mutex::new(Weak::new()) }
+        Cached { key: key.into(), bytes, revision, index: OnceLock::new(), content: Mutex::new(Weak::new()) }
     }
 
     /// The same state at another revision, which is what a deletion or a departure from a selector shows.
@@ -88,13 +86,13 @@ impl Cached {
     }
 
     /// The object as a value with its `resourceVersion`, as clients see it.
-    pub fn whole(&self) -> Option<Value> {
-        self.decode(encode::parse)
+    pub fn value(&self) -> Option<Arc<Value>> {
+        self.decode(encode::parse).map(Arc::new)
     }
 
-    /// The same without `managedFields`, shared for as long as anybody holds it.
-    pub fn value(&self) -> Option<Arc<Value>> {
-        let mut held = self.value.lock().unwrap_or_else(PoisonError::into_inner);
+    /// The same without `managedFields`, shared for as long as anybody holds it: for those who neither change nor show it.
+    pub fn content(&self) -> Option<Arc<Value>> {
+        let mut held = self.content.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(value) = held.upgrade() {
             return Some(value);
         }

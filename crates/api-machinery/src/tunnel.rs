@@ -34,6 +34,28 @@ pub fn dial_error(error: &Error) -> String {
 /// The same for one that took too long.
 pub const TIMEOUT: &str = "i/o timeout";
 
+/// Whether an address leads to one other machine at most, and neither back to the one that connects nor to a cloud's metadata.
+/// Neither end connects to any other, whatever a Node, a pod or an EndpointSlice names.
+pub fn is_ordinary(address: IpAddr) -> bool {
+    let odd = match address {
+        IpAddr::V4(address) => {
+            address.is_loopback()
+                || address.is_link_local()
+                || address.is_multicast()
+                || address.is_broadcast()
+                || address.octets()[0] == 0
+        }
+        IpAddr::V6(address) => {
+            address.is_loopback()
+                || address.is_unspecified()
+                || address.is_unicast_link_local()
+                || address.is_multicast()
+                || address.to_ipv4_mapped().is_some()
+        }
+    };
+    !odd
+}
+
 /// A range of addresses such as `10.42.1.0/24` or `fd00:1::/64`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Block {
@@ -100,6 +122,32 @@ mod tests {
         }
         for bad in ["", "10.0.0.0", "10.0.0.0/33", "fd00::/129", "10.0.0/8", "10.0.0.0/x", "a/8"] {
             assert!(bad.parse::<Block>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn where_users_do_not_lead_a_server_or_a_node() {
+        let odd = [
+            "127.0.0.1",
+            "127.9.9.9",
+            "169.254.169.254",
+            "224.0.0.1",
+            "255.255.255.255",
+            "0.0.0.0",
+            "0.1.2.3",
+            "::1",
+            "::",
+            "fe80::1",
+            "ff02::1",
+            "::ffff:127.0.0.1",
+            "::ffff:169.254.169.254",
+            "::ffff:10.42.0.7",
+        ];
+        for address in odd {
+            assert!(!is_ordinary(address.parse().expect("an address")), "{address}");
+        }
+        for address in ["10.42.0.7", "192.0.2.1", "fd00::7", "2001:db8::1"] {
+            assert!(is_ordinary(address.parse().expect("an address")), "{address}");
         }
     }
 

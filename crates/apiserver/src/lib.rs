@@ -13,6 +13,7 @@ pub mod config;
 mod discovery;
 pub mod egress;
 mod events;
+pub mod exchange;
 pub mod gate;
 pub mod kubelets;
 pub mod limits;

@@ -25,11 +25,13 @@ pub struct Limits {
     pub system: usize,
     /// Node leases, and nothing else.
     pub leases: usize,
+    /// Logs and connections to pods, Services and nodes.
+    pub streams: usize,
 }
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits { readonly: 400, mutating: 200, system: 400, leases: 200 }
+        Limits { readonly: 400, mutating: 200, system: 400, leases: 200, streams: 1000 }
     }
 }
 
@@ -39,6 +41,7 @@ pub struct FlowControl {
     mutating: Arc<Semaphore>,
     system: Arc<Semaphore>,
     leases: Arc<Semaphore>,
+    streams: Arc<Semaphore>,
 }
 
 impl FlowControl {
@@ -50,14 +53,12 @@ impl FlowControl {
             mutating: places(limits.mutating),
             system: places(limits.system),
             leases: places(limits.leases),
+            streams: places(limits.streams),
         }
     }
 
     /// A place, or 429.
     pub fn enter(&self, user: &UserInfo, info: &RequestInfo) -> Result<Permit, ApiError> {
-        if is_stream(info) {
-            return Ok(Permit::free());
-        }
         let places = self.places(user, info).clone();
         match places.try_acquire_owned() {
             Ok(place) => Ok(Permit::holding(place)),
@@ -68,6 +69,9 @@ impl FlowControl {
     }
 
     fn places(&self, user: &UserInfo, info: &RequestInfo) -> &Arc<Semaphore> {
+        if is_stream(info) {
+            return &self.streams;
+        }
         let node = user.in_group(NODES);
         if node && info.resource == "leases" && info.namespace == LEASES {
             return &self.leases;
@@ -111,7 +115,7 @@ mod tests {
 
     #[test]
     fn users_do_not_keep_out_nodes() {
-        let flow = FlowControl::new(Limits { readonly: 2, mutating: 1, system: 1, leases: 1 });
+        let flow = FlowControl::new(Limits { readonly: 2, mutating: 1, system: 1, leases: 1, streams: 1 });
         let user = UserInfo::new("ann", &["system:masters"]);
         let node = UserInfo::new("system:node:a", &[NODES]);
         let scheduler = UserInfo::new("system:kube-scheduler", &[]);
@@ -122,12 +126,13 @@ mod tests {
         let write =
             flow.enter(&user, &info("create", "a", "pods", "")).expect("writes have places of their own");
         assert!(flow.enter(&user, &info("delete", "a", "pods", "")).is_err());
-        flow.enter(&user, &info("get", "a", "pods", "log")).expect("streams need none");
+        let stream = flow.enter(&user, &info("get", "a", "pods", "log")).expect("streams do too");
+        assert!(flow.enter(&user, &info("create", "a", "pods", "proxy")).is_err(), "and not without end");
         let own = flow.enter(&node, &list).expect("nodes have places of their own");
         assert!(flow.enter(&scheduler, &list).is_err(), "which they share with components");
         flow.enter(&node, &info("update", LEASES, "leases", "")).expect("leases have places of their own");
         assert!(flow.enter(&user, &info("update", LEASES, "leases", "")).is_err(), "but for nodes only");
-        drop((held, write, own));
+        drop((held, write, own, stream));
         flow.enter(&user, &list).expect("places are given back");
         flow.enter(&scheduler, &list).expect("places are given back");
     }

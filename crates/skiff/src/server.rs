@@ -145,12 +145,13 @@ impl Plan {
     }
 
     async fn start(&self, pki: &Pki, datastore: &Datastore) -> Result<Arc<ApiServer>> {
+        let pods = component::connect::any_certificate().context("TLS with pods")?;
         let dependencies = Dependencies {
             store: datastore.store(),
             catalog: Catalog::built_in(),
             clock: self.clock.clone(),
             entropy: self.entropy.clone(),
-            kubelets: Arc::new(pki.kubelets().context("the way to kubelets")?),
+            kubelets: Arc::new(pki.kubelets(pods).context("the way to kubelets")?),
         };
         let gate = GateConfig {
             clock: self.clock.clone(),

@@ -1,8 +1,9 @@
 //! The node's end of tunnels, put together: which servers there are is read from the endpoints of the Service `kubernetes`,
-//! which pods are the node's own from its Node. What may be reached is `component::tunnel::targets`' to say.
+//! which pods are the node's own from its Node and, where they share its network, from the pods themselves. What may be
+//! reached is `component::tunnel::targets`' to say.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
@@ -11,7 +12,7 @@ use component::informer::{Informer, Selection};
 use component::tunnel::targets::Targets;
 use component::tunnel::{self, Config};
 use component::{Api, Context};
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use tokio::sync::{Notify, watch};
 
@@ -53,7 +54,8 @@ pub fn start(
         servers,
     ));
     if mode >= EgressSelectorMode::Pod {
-        context.tasks.spawn(follow_pods(context.clone(), node.to_owned(), targets));
+        context.tasks.spawn(follow_ranges(context.clone(), node.to_owned(), targets.clone()));
+        context.tasks.spawn(follow_host_network(context.clone(), node.to_owned(), kubelet.ip(), targets));
     }
     Ok(())
 }
@@ -83,8 +85,8 @@ async fn follow_servers(
     .await;
 }
 
-/// Tells which pods are the node's own.
-async fn follow_pods(context: Context, node: String, targets: Arc<Targets>) {
+/// Tells which ranges the node's pods are in.
+async fn follow_ranges(context: Context, node: String, targets: Arc<Targets>) {
     let nodes: Informer<Node> = Informer::start(
         &context.tasks,
         context.shutdown.clone(),
@@ -93,6 +95,21 @@ async fn follow_pods(context: Context, node: String, targets: Arc<Targets>) {
     );
     each(&context, &nodes, || {
         targets.set_pods(nodes.list().iter().flat_map(|node| pod_ranges(node)).collect());
+    })
+    .await;
+}
+
+/// Tells where pods listen that share the node's address.
+async fn follow_host_network(context: Context, node: String, address: IpAddr, targets: Arc<Targets>) {
+    let pods: Informer<Pod> = Informer::start(
+        &context.tasks,
+        context.shutdown.clone(),
+        Api::all(context.client.clone()),
+        Selection { labels: None, fields: Some(format!("spec.nodeName={node}")) },
+    );
+    each(&context, &pods, || {
+        let ports = pods.list().iter().flat_map(|pod| host_ports(pod)).collect::<BTreeSet<u16>>();
+        targets.set_host_network(ports.into_iter().map(|port| SocketAddr::new(address, port)).collect());
     })
     .await;
 }
@@ -129,6 +146,21 @@ fn pod_ranges(node: &Node) -> Vec<Block> {
     texts.filter_map(|range| range.parse().ok()).collect()
 }
 
+/// The TCP ports that a pod declares on the node's own network.
+fn host_ports(pod: &Pod) -> Vec<u16> {
+    let Some(spec) = pod.spec.as_ref().filter(|spec| spec.host_network == Some(true)) else {
+        return Vec::new();
+    };
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    if matches!(phase, Some("Succeeded" | "Failed")) {
+        return Vec::new();
+    }
+    let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    let ports = containers.flat_map(|container| container.ports.iter().flatten());
+    let tcp = ports.filter(|port| port.protocol.as_deref().is_none_or(|protocol| protocol == "TCP"));
+    tcp.filter_map(|port| u16::try_from(port.container_port).ok()).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -153,5 +185,27 @@ mod tests {
         let ranges = pod_ranges(&node(serde_json::json!({"spec": {"podCIDRs": ["10.42.1.0/24", "x"]}})));
         assert_eq!(ranges, ["10.42.1.0/24".parse().expect("a range")]);
         assert!(pod_ranges(&node(serde_json::json!({}))).is_empty());
+    }
+
+    #[test]
+    fn ports_on_the_nodes_network_are_those_that_its_pods_declare() {
+        let pod = |host: bool, phase: &str| -> Pod {
+            serde_json::from_value(serde_json::json!({
+                "spec": {
+                    "hostNetwork": host,
+                    "initContainers": [{"name": "proxy", "ports": [{"containerPort": 15001}]}],
+                    "containers": [
+                        {"name": "a", "ports": [{"containerPort": 9100}, {"containerPort": 53, "protocol": "UDP"}]},
+                        {"name": "b", "ports": [{"containerPort": 9101, "protocol": "TCP"}]},
+                        {"name": "c"},
+                    ],
+                },
+                "status": {"phase": phase},
+            }))
+            .expect("a pod")
+        };
+        assert_eq!(host_ports(&pod(true, "Running")), [9100, 9101, 15001]);
+        assert!(host_ports(&pod(false, "Running")).is_empty(), "they are reached at addresses of their own");
+        assert!(host_ports(&pod(true, "Failed")).is_empty(), "they have ended");
     }
 }

@@ -1,30 +1,37 @@
-//! How the server reaches what is inside the cluster, kubelets and pods: through the tunnel that the destination's node has
-//! opened, and directly where there is none.
+//! How the server reaches what is inside the cluster, kubelets, pods and Services: through the tunnel that the destination's
+//! node has opened, and directly where there is none.
 //!
-//! Nothing is resolved here: a destination is an address that whoever asks has looked up and checked, once. What is spoken
-//! over a connection is not known here either.
+//! No name is resolved here: a destination is an address that was looked up in objects and checked, once. What is spoken over
+//! a connection is not known here either.
 
 pub mod connect;
+pub mod service;
 mod tunnel;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use api_machinery::status::ApiError;
 use api_machinery::tunnel::{Block, TIMEOUT, dial_error};
 use async_trait::async_trait;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
+use self::service::{ServicePort, Trust};
 use self::tunnel::{DialError, Tunnel};
+use crate::references::{items, text};
 use crate::types::Lookup;
 
 /// How long a connection may take to be made.
 const DIAL: Duration = Duration::from_secs(5);
 /// Tunnels of one node that are kept: it may reach this server in more ways than one. The oldest makes room.
 const PER_NODE: usize = 4;
+/// Endpoints of a Service that are tried before there is none.
+const ATTEMPTS: usize = 3;
 
 /// What goes through tunnels.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -50,7 +57,14 @@ pub enum Destination {
         /// The kubelet's address.
         address: SocketAddr,
     },
-    /// A pod, a Service, or anything else that has an address.
+    /// A pod, or what else is on a node that is known.
+    Pod {
+        /// The node's name.
+        node: String,
+        /// The pod's address.
+        address: SocketAddr,
+    },
+    /// Anything that has an address: its node, if it has one, is found by that.
     Address(SocketAddr),
 }
 
@@ -58,7 +72,9 @@ impl Destination {
     /// The address.
     pub fn address(&self) -> SocketAddr {
         match self {
-            Destination::Kubelet { address, .. } | Destination::Address(address) => *address,
+            Destination::Kubelet { address, .. }
+            | Destination::Pod { address, .. }
+            | Destination::Address(address) => *address,
         }
     }
 }
@@ -71,6 +87,17 @@ pub struct EgressError {
     pub address: SocketAddr,
     /// Why, in upstream's words where it has some.
     pub why: String,
+}
+
+/// Why there is no connection to a Service.
+#[derive(Debug, thiserror::Error)]
+pub enum ServiceError {
+    /// There is none, or nobody who serves it.
+    #[error("{}", .0.message())]
+    Unresolved(ApiError),
+    /// None of those who serve it can be reached.
+    #[error(transparent)]
+    Unreachable(#[from] EgressError),
 }
 
 /// A stream of bytes in both directions.
@@ -93,12 +120,40 @@ pub struct Routes {
     services: Option<Block>,
     tunnels: Tunnels,
     lookup: Arc<dyn Lookup>,
+    turn: AtomicUsize,
 }
 
 impl Routes {
     /// No tunnels yet. Reads nodes through `lookup`; `services` is the Services' range.
     pub fn new(mode: Mode, services: Option<Block>, lookup: Arc<dyn Lookup>) -> Routes {
-        Routes { mode, services, tunnels: Tunnels::default(), lookup }
+        Routes { mode, services, tunnels: Tunnels::default(), lookup, turn: AtomicUsize::default() }
+    }
+
+    /// A connection to one of those who serve a port of a Service, each in turn; the next ones if it cannot be reached. And
+    /// which address it is to.
+    pub async fn connect_service(
+        &self,
+        namespace: &str,
+        name: &str,
+        port: ServicePort<'_>,
+        trust: Trust,
+    ) -> Result<(Stream, SocketAddr), ServiceError> {
+        let found = service::endpoints(&*self.lookup, namespace, name, port, trust).await;
+        let several = found.map_err(ServiceError::Unresolved)?;
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let mut attempts =
+            several.iter().cycle().skip(turn % several.len()).take(ATTEMPTS.min(several.len()));
+        let mut to = attempts.next().expect("a Service is never served nowhere");
+        loop {
+            match self.dial(to).await {
+                Ok(stream) => return Ok((stream, to.address())),
+                Err(error) => {
+                    let Some(next) = attempts.next() else { return Err(error.into()) };
+                    tracing::debug!(%error, "trying the next endpoint");
+                    to = next;
+                }
+            }
+        }
     }
 
     /// How many tunnels a node has open.
@@ -110,6 +165,7 @@ impl Routes {
     async fn tunnels_to(&self, to: &Destination) -> Vec<Arc<Tunnel>> {
         match to {
             Destination::Kubelet { node, .. } if self.mode >= Mode::Agent => self.tunnels.of(node),
+            Destination::Pod { node, .. } if self.mode >= Mode::Pod => self.tunnels.of(node),
             Destination::Address(address) if self.mode >= Mode::Pod && !self.tunnels.is_empty() => {
                 let address = address.ip();
                 if self.mode >= Mode::Cluster && self.services.is_some_and(|block| block.contains(address)) {
@@ -120,7 +176,7 @@ impl Routes {
                     tracing::warn!(message = error.message(), "nodes cannot be read; dialing directly");
                     Vec::new()
                 });
-                let node = nodes.iter().find(|node| pod_ranges(node).any(|range| range.contains(address)));
+                let node = nodes.iter().find(|node| is_on(node, address));
                 node.map(|node| self.tunnels.of(api_machinery::meta::name(node))).unwrap_or_default()
             }
             _ => Vec::new(),
@@ -164,6 +220,13 @@ impl Egress for Routes {
         let made: std::io::Result<Stream> = tokio::time::timeout(DIAL, direct).await.map_err(timeout)?;
         made.map_err(|error| EgressError { address, why: dial_error(&error) })
     }
+}
+
+/// Whether an address is one of a node's pods, or the node's own.
+fn is_on(node: &Value, address: IpAddr) -> bool {
+    let status = node.get("status").unwrap_or(&Value::Null);
+    let mut own = items(status, "addresses").filter_map(|entry| text(entry, "/address").parse().ok());
+    pod_ranges(node).any(|range| range.contains(address)) || own.any(|own: IpAddr| own == address)
 }
 
 /// The ranges of a node's pods.

@@ -18,6 +18,7 @@ use api_machinery::clock::Clock;
 use api_machinery::entropy::Entropy;
 use api_machinery::names::is_dns1123_subdomain;
 use rcgen::KeyPair;
+use rustls::ClientConfig;
 use rustls_pki_types::CertificateDer;
 
 pub use self::etcd::EtcdPki;
@@ -247,10 +248,10 @@ impl Pki {
         Tls::new(vec![self.server.certificate().clone()], self.server.key(), &self.authorities())
     }
 
-    /// The way to kubelets as the API server.
-    pub fn kubelets(&self) -> Result<TlsKubelets, TlsError> {
+    /// The way to kubelets as the API server, and to pods with TLS as `pods` says.
+    pub fn kubelets(&self, pods: ClientConfig) -> Result<TlsKubelets, TlsError> {
         let chain = vec![self.kubelet_client.certificate().clone()];
-        TlsKubelets::new(&self.authorities(), chain, self.kubelet_client.key())
+        TlsKubelets::new(&self.authorities(), chain, self.kubelet_client.key(), pods)
     }
 
     /// What signs and checks tokens of service accounts.

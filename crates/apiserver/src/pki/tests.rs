@@ -44,7 +44,7 @@ async fn what_is_made_is_kept() {
     let keys = [&first, &again].map(|pki| pki.tokens(issuer, Entropy::seeded(1)).expect("a key").jwks());
     assert_eq!(keys[0], keys[1]);
     first.server_config().expect("a listener's TLS");
-    first.kubelets().expect("a client's TLS");
+    first.kubelets(component::connect::any_certificate().expect("TLS")).expect("a client's TLS");
     for entry in fs::read_dir(dir.path().join("server/tls")).expect("the folder") {
         let entry = entry.expect("an entry");
         let mode = entry.metadata().expect("exists").permissions().mode();

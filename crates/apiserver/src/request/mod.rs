@@ -19,13 +19,15 @@ pub mod validate;
 use std::sync::Arc;
 
 use api_machinery::status::ApiError;
+use http::header::{CONNECTION, HeaderValue, UPGRADE};
 use http::request::Parts;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 
 use self::query::Query;
 use self::route::Route;
 use crate::discovery;
 use crate::egress;
+use crate::proxy::{self, Passing};
 use crate::registry;
 use crate::server::ApiServer;
 use crate::types::{Body, RequestBody};
@@ -34,18 +36,26 @@ use crate::types::{Body, RequestBody};
 pub async fn handle(server: &Arc<ApiServer>, request: Request<RequestBody>) -> Response<Body> {
     let (parts, body) = request.into_parts();
     let head = parts.method == http::Method::HEAD;
+    let upgrade = parts.headers.contains_key(UPGRADE);
     let (method, path) = (parts.method.clone(), parts.uri.path().to_owned());
-    let response = match serve(server, parts, body).await {
+    let mut response = match serve(server, parts, body).await {
         Ok(response) => response,
         Err(error) => respond::error(&error),
     };
+    if upgrade && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        // What the client may have sent behind such a request was not meant to be read as the next one.
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     tracing::debug!(%method, path, code = response.status().as_u16(), "answered");
     server.metrics().count(&method, response.status());
     if head { respond::without_body(response) } else { response }
 }
 
 async fn serve(server: &Arc<ApiServer>, parts: Parts, body: RequestBody) -> Result<Response<Body>, ApiError> {
-    let query = Query::parse(parts.uri.query().unwrap_or_default())?;
+    let query = match path::is_passed_on(parts.uri.path()) {
+        true => Query::default(),
+        false => Query::parse(parts.uri.query().unwrap_or_default())?,
+    };
     let parsed = path::parse(&parts.method, parts.uri.path(), &query)?;
     let user = authenticate::user(server, &parts).await?;
     let permit = flow::enter(server, &user, &parsed.info).await?;
@@ -55,6 +65,10 @@ async fn serve(server: &Arc<ApiServer>, parts: Parts, body: RequestBody) -> Resu
     }
     match route::find(server, &parts, parsed, query, user)? {
         Route::Document(call) => discovery::serve(server, &call).await,
+        Route::Proxy(call, tail) => {
+            let passing = Passing { call, tail, parts, body, permit };
+            proxy::pass(server, passing).await
+        }
         Route::Read(call) => {
             let answer = registry::read(server, &call).await?;
             respond::send(server, &call, answer, permit)

@@ -21,11 +21,14 @@ pub struct Parsed {
     pub info: RequestInfo,
     /// Decoded segments after the subresource.
     pub rest: Vec<String>,
+    /// What is behind the subresource `proxy`, as it was sent: it is for somebody else to read.
+    pub tail: String,
 }
 
 /// Parses a request line.
 pub fn parse(method: &Method, raw_path: &str, query: &Query) -> Result<Parsed, ApiError> {
-    let segments = segments(raw_path)?;
+    let (own, tail) = split_tail(raw_path)?;
+    let segments = segments(own)?;
     let mut info = RequestInfo {
         verb: method.as_str().to_ascii_lowercase(),
         path: raw_path.to_owned(),
@@ -42,7 +45,7 @@ pub fn parse(method: &Method, raw_path: &str, query: &Query) -> Result<Parsed, A
             info.api_version = segments[2].clone();
             rest = segments[3..].to_vec();
         }
-        _ => return Ok(Parsed { info, rest: Vec::new() }),
+        _ => return Ok(Parsed { info, rest: Vec::new(), tail: String::new() }),
     }
     let watch_prefix = rest[0] == "watch" && rest.len() > 1;
     if watch_prefix {
@@ -58,7 +61,7 @@ pub fn parse(method: &Method, raw_path: &str, query: &Query) -> Result<Parsed, A
             info.name = name_in_selector(&info.field_selector).unwrap_or_default();
         }
     }
-    Ok(Parsed { info, rest })
+    Ok(Parsed { info, rest, tail: tail.to_owned() })
 }
 
 /// Takes namespace, resource, name and subresource off the front of `rest`.
@@ -89,6 +92,8 @@ fn verb(method: &Method, info: &RequestInfo, watch_prefix: bool, query: &Query) 
         Method::PATCH => "patch",
         Method::DELETE if collection => "deletecollection",
         Method::DELETE => "delete",
+        // It has no verb: only whoever may do everything may do this.
+        Method::OPTIONS if info.subresource == "proxy" => "",
         // OPTIONS and the like.
         _ => return Err(ApiError::method_not_allowed()),
     };
@@ -106,11 +111,49 @@ fn name_in_selector(selector: &str) -> Option<String> {
     names.next().is_none().then_some(first)
 }
 
-/// Splits and decodes a path. One slash at the end is allowed, nothing else that is empty.
-fn segments(raw: &str) -> Result<Vec<String>, ApiError> {
+/// Whether a path goes on with one that is for somebody else to read.
+pub fn is_passed_on(raw: &str) -> bool {
+    proxy_end(raw).is_some()
+}
+
+/// Where the subresource `proxy` ends in a path.
+fn proxy_end(raw: &str) -> Option<usize> {
+    let segments: Vec<&str> = raw.strip_prefix('/')?.split('/').take(8).collect();
+    let base = match *segments.first()? {
+        "api" => 2,
+        "apis" => 3,
+        _ => return None,
+    };
+    let at = match *segments.get(base)? {
+        "watch" => return None,
+        "namespaces" => base + 4,
+        _ => base + 2,
+    };
+    let before = segments.get(..at)?.iter().map(|segment| 1 + segment.len()).sum::<usize>();
+    (*segments.get(at)? == "proxy").then_some(before + "/proxy".len())
+}
+
+/// Takes off what is behind the subresource `proxy`. Whoever reads it must not be led above what he was asked for.
+fn split_tail(raw: &str) -> Result<(&str, &str), ApiError> {
     if raw.len() > MAX_PATH {
         return Err(uri_too_long());
     }
+    let (own, tail) = raw.split_at(proxy_end(raw).unwrap_or(raw.len()));
+    for segment in tail.split('/') {
+        let bad = |why: &str| ApiError::bad_request(format!("invalid path segment {segment:?}: {why}"));
+        let decoded: Vec<u8> = percent_decode_str(segment).collect();
+        if matches!(decoded.as_slice(), b"." | b"..") {
+            return Err(bad("may not be '.' or '..'"));
+        }
+        if decoded.iter().any(u8::is_ascii_control) {
+            return Err(bad("may not contain control characters"));
+        }
+    }
+    Ok((own, tail))
+}
+
+/// Splits and decodes a path. One slash at the end is allowed, nothing else that is empty.
+fn segments(raw: &str) -> Result<Vec<String>, ApiError> {
     let inner = raw.strip_prefix('/').unwrap_or(raw);
     let inner = inner.strip_suffix('/').unwrap_or(inner);
     if inner.is_empty() {
@@ -183,6 +226,40 @@ mod tests {
             }
             assert_eq!(got, want, "{line}");
         }
+    }
+
+    #[test]
+    fn what_is_behind_a_proxy_is_left_as_it_is() {
+        let pod = "get a/pods/p/proxy";
+        let table = [
+            ("/api/v1/namespaces/a/pods/p/proxy", pod, ""),
+            ("/api/v1/namespaces/a/pods/p/proxy/", pod, "/"),
+            ("/api/v1/namespaces/a/pods/p/proxy//x/%2F/a%25b/", pod, "//x/%2F/a%25b/"),
+            (
+                "/api/v1/namespaces/a/pods/p/proxy/namespaces/b/pods/q/proxy",
+                pod,
+                "/namespaces/b/pods/q/proxy",
+            ),
+            ("/api/v1/namespaces/a/services/https:s:443/proxy/x", "get a/services/https:s:443/proxy", "/x"),
+            ("/api/v1/nodes/n:10250/proxy/pods", "get /nodes/n:10250/proxy", "/pods"),
+            ("/api/v1/namespaces/a/pods/proxy", "get a/pods/proxy/", ""),
+            ("/api/v1/namespaces/proxy", "get proxy/namespaces/proxy/", ""),
+            ("/api/v1/namespaces/a/pods/p/proxyx", "get a/pods/p/proxyx", ""),
+        ];
+        for (path, wanted, tail) in table {
+            let parsed = parse(&Method::GET, path, &Query::default()).unwrap_or_else(|_| panic!("{path}"));
+            let RequestInfo { verb, namespace, resource, name, subresource, .. } = &parsed.info;
+            let got = format!("{verb} {namespace}/{resource}/{name}/{subresource}");
+            assert_eq!((got.as_str(), parsed.tail.as_str()), (wanted, tail), "{path}");
+        }
+        for bad in ["..", "%2e%2E", ".", "a/../b", "%00", "a%0d%0ab", "x/%2e."] {
+            let path = format!("/api/v1/namespaces/a/pods/p/proxy/{bad}");
+            assert_eq!(info("GET", &path), Err(400), "{path}");
+        }
+        let options = info("OPTIONS", "/api/v1/nodes/n/proxy/x").expect("a verb without a name");
+        assert_eq!(options.verb, "");
+        assert_eq!(info("OPTIONS", "/api/v1/nodes/n"), Err(405));
+        assert_eq!(info("CONNECT", "/api/v1/nodes/n/proxy"), Err(405));
     }
 
     #[test]

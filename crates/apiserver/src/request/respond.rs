@@ -88,7 +88,7 @@ impl Answer {
 }
 
 /// Writes an answer. The permit is given back when the head of the response is ready: bodies are pulled by the client
-/// at its own pace and must not keep others out.
+/// at its own pace and must not keep others out. What streams from elsewhere keeps its permit, which is one for streams.
 pub fn send(
     server: &Arc<ApiServer>,
     call: &ResourceCall,
@@ -96,12 +96,16 @@ pub fn send(
     permit: Permit,
 ) -> Result<Response<Body>, ApiError> {
     let Answer { code, warnings, what } = answer;
+    let mut permit = Some(permit);
     let mut response = match what {
         What::Object(object) => one(server, call, &object)?,
         What::Value(value) => value_response(&value, call.accept),
         What::List(page) => list(server, call, page)?,
         What::Watch(plan) => watch(server, call, *plan)?,
-        What::Whole(response) => response,
+        What::Whole(response) => match permit.take() {
+            Some(permit) => response.map(|body| held(body, permit)),
+            None => response,
+        },
     };
     if code != StatusCode::OK {
         *response.status_mut() = code;
@@ -113,6 +117,15 @@ pub fn send(
     }
     drop(permit);
     Ok(response)
+}
+
+/// A body that keeps its permit until it ends or nobody reads it any more.
+pub fn held(body: Body, permit: Permit) -> Body {
+    let hold = move |frame| {
+        let _held = &permit;
+        frame
+    };
+    body.map_frame(hold).boxed_unsync()
 }
 
 /// RFC 7234: code 299, no agent, a quoted text.

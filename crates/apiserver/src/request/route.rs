@@ -113,7 +113,9 @@ impl ResourceCall {
 pub enum Route {
     /// Discovery, OpenAPI, version, health.
     Document(Call),
-    /// Get, list, watch and streams from a kubelet.
+    /// What is passed on to what runs in the cluster, with what is behind the subresource in the path.
+    Proxy(ResourceCall, String),
+    /// Get, list, watch and logs.
     Read(ResourceCall),
     /// Everything that may change something, and reviews.
     Write(ResourceCall),
@@ -127,7 +129,7 @@ pub fn find(
     query: Query,
     user: UserInfo,
 ) -> Result<Route, ApiError> {
-    let Parsed { info, rest } = parsed;
+    let Parsed { info, rest, tail } = parsed;
     let call = Call { info, rest, query, user, method: parts.method.clone(), headers: parts.headers.clone() };
     if !call.info.is_resource {
         return Ok(Route::Document(call));
@@ -154,6 +156,11 @@ pub fn find(
         }
         None => resource.clone(),
     };
+    if call.info.subresource == "proxy" {
+        // Who answers also says in which form.
+        let call = ResourceCall { call, resource, stored, accept: Accept::PLAIN, namespace };
+        return Ok(Route::Proxy(call, tail));
+    }
     // Before anything is done: a client that cannot read the answer changes nothing.
     let accept = Accept::of(&call.headers, true)?;
     let call = ResourceCall { call, resource, stored, accept, namespace };
@@ -183,6 +190,10 @@ fn placed(resource: &Resource, namespace: &str, info: &RequestInfo) -> bool {
 
 /// Whether the verb fits the path, or `None` if there is nothing at the path.
 fn permits(resource: &Resource, info: &RequestInfo) -> Option<bool> {
+    let other = |name: &str| resource.subresources.others.iter().find(|entry| entry.name == name);
+    if info.verb.is_empty() {
+        return other(&info.subresource).map(|_| true);
+    }
     let Some(verb) = Verb::ALL.into_iter().find(|verb| verb.as_str() == info.verb) else {
         return Some(false);
     };
@@ -198,7 +209,7 @@ fn permits(resource: &Resource, info: &RequestInfo) -> Option<bool> {
         }
         "status" if resource.subresources.status => Verbs::GET_PATCH_UPDATE,
         "scale" if resource.subresources.scale.is_some() => Verbs::GET_PATCH_UPDATE,
-        other => resource.subresources.others.iter().find(|entry| entry.name == other)?.verbs,
+        name => other(name)?.verbs,
     };
     Some(verbs.contains(verb))
 }

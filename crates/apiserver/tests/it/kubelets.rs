@@ -117,7 +117,8 @@ async fn cluster(authority: &Authority, config: Config, address: (&str, u16), no
 /// The way to kubelets whose certificates `authority` signed.
 pub fn way(authority: &Authority) -> TlsKubelets {
     let (chain, key) = authority.sign("apiserver");
-    TlsKubelets::new(std::slice::from_ref(&authority.certificate), chain, key).expect("TLS")
+    let pods = component::connect::any_certificate().expect("TLS");
+    TlsKubelets::new(std::slice::from_ref(&authority.certificate), chain, key, pods).expect("TLS")
 }
 
 /// A node whose kubelet is at `address`, and a pod on it.

@@ -1,12 +1,14 @@
 //! What a server may reach through a tunnel: the node's own kubelet, its own pods and, where it is told so, Services. Pure.
 //!
 //! Everything else is refused whatever the server says: a tunnel is no way into the network that the node is in, nor to
-//! what listens on the node for itself. A target is a literal address: the node resolves nothing.
+//! what listens on the node for itself. Pods that share the node's network are reached at the ports that they declare. A
+//! target is a literal address: the node resolves nothing.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{PoisonError, RwLock};
 
-use api_machinery::tunnel::Block;
+use api_machinery::tunnel::{Block, is_ordinary};
 
 /// Why a target is not reached.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -27,12 +29,13 @@ pub struct Targets {
     /// The Services' range, if they may be reached.
     pub services: Option<Block>,
     pods: RwLock<Vec<Block>>,
+    host_network: RwLock<BTreeSet<SocketAddr>>,
 }
 
 impl Targets {
     /// The node's kubelet and, if a range is given, Services.
     pub fn new(kubelet: Vec<SocketAddr>, services: Option<Block>) -> Targets {
-        Targets { kubelet, services, pods: RwLock::default() }
+        Targets { kubelet, services, ..Targets::default() }
     }
 
     /// The ranges of the node's pods, from now on.
@@ -40,41 +43,29 @@ impl Targets {
         *self.pods.write().unwrap_or_else(PoisonError::into_inner) = ranges;
     }
 
+    /// Where pods on the node's own network listen, from now on.
+    pub fn set_host_network(&self, addresses: BTreeSet<SocketAddr>) {
+        *self.host_network.write().unwrap_or_else(PoisonError::into_inner) = addresses;
+    }
+
     /// The address of a target such as `10.42.1.7:80` that may be reached.
     pub fn check(&self, target: &str) -> Result<SocketAddr, Refused> {
         let address: SocketAddr = target.parse().map_err(|_| Refused::Malformed(target.to_owned()))?;
-        if self.kubelet.contains(&address) || (is_ordinary(address.ip()) && self.in_ranges(address.ip())) {
+        let of_a_pod = || self.in_ranges(address.ip()) || self.on_host_network(&address);
+        if self.kubelet.contains(&address) || (is_ordinary(address.ip()) && of_a_pod()) {
             return Ok(address);
         }
         Err(Refused::Forbidden(address))
+    }
+
+    fn on_host_network(&self, address: &SocketAddr) -> bool {
+        self.host_network.read().unwrap_or_else(PoisonError::into_inner).contains(address)
     }
 
     fn in_ranges(&self, address: IpAddr) -> bool {
         let pods = self.pods.read().unwrap_or_else(PoisonError::into_inner);
         pods.iter().chain(&self.services).any(|block| block.contains(address))
     }
-}
-
-/// Whether an address leads to one other machine at most, and neither back to this one nor to a cloud's metadata: no range
-/// that somebody writes into a Node may say otherwise.
-fn is_ordinary(address: IpAddr) -> bool {
-    let odd = match address {
-        IpAddr::V4(address) => {
-            address.is_loopback()
-                || address.is_link_local()
-                || address.is_multicast()
-                || address.is_broadcast()
-                || address.octets()[0] == 0
-        }
-        IpAddr::V6(address) => {
-            address.is_loopback()
-                || address.is_unspecified()
-                || address.is_unicast_link_local()
-                || address.is_multicast()
-                || address.to_ipv4_mapped().is_some()
-        }
-    };
-    !odd
 }
 
 #[cfg(test)]
@@ -111,6 +102,20 @@ mod tests {
         for odd in ["", "10.42.1.7", "node:10250", "localhost:10250", "10.42.1.7:99999", "10.42.1.7:80/x"] {
             assert_eq!(targets.check(odd), Err(Refused::Malformed(odd.to_owned())), "{odd}");
         }
+    }
+
+    #[test]
+    fn pods_on_the_nodes_network_are_reached_at_their_ports() {
+        let kubelet = "192.0.2.7:10250".parse().expect("an address");
+        let targets = Targets::new(vec![kubelet], None);
+        let known = |list: &[&str]| list.iter().map(|text| text.parse().expect("an address")).collect();
+        targets.set_host_network(known(&["192.0.2.7:9100", "127.0.0.1:22", "169.254.169.254:80"]));
+        assert!(targets.check("192.0.2.7:9100").is_ok());
+        for bad in ["192.0.2.7:22", "192.0.2.8:9100", "127.0.0.1:22", "169.254.169.254:80"] {
+            assert!(matches!(targets.check(bad), Err(Refused::Forbidden(_))), "{bad}");
+        }
+        targets.set_host_network(BTreeSet::new());
+        assert!(targets.check("192.0.2.7:9100").is_err(), "the pod has gone");
     }
 
     #[test]

@@ -173,7 +173,8 @@ impl KubeApiserverFlags {
             certificates("--kubelet-certificate-authority", &self.kubelet_certificate_authority)?;
         let chain = certificates("--kubelet-client-certificate", &self.kubelet_client_certificate)?;
         let key = key("--kubelet-client-key", &self.kubelet_client_key)?;
-        TlsKubelets::new(&authorities, chain, key).context("the way to kubelets")
+        let pods = component::connect::any_certificate().context("TLS with pods")?;
+        TlsKubelets::new(&authorities, chain, key, pods).context("the way to kubelets")
     }
 
     fn tokens(&self, entropy: &Entropy) -> Result<Tokens> {

@@ -4,6 +4,7 @@ mod grants;
 mod identities;
 mod join;
 mod nodes;
+mod proxies;
 mod tunnels;
 
 use std::sync::Arc;

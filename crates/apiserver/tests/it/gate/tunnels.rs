@@ -36,16 +36,16 @@ use crate::kubelets::{Kubelet, LOG, local, objects, way};
 use crate::tls::Authority;
 
 /// A server behind its listener, one node with a pod, and the node's kubelet.
-struct Machine {
-    cluster: Cluster,
-    kubelet: Kubelet,
-    url: String,
-    tasks: TaskTracker,
-    shutdown: CancellationToken,
+pub(super) struct Machine {
+    pub(super) cluster: Cluster,
+    pub(super) kubelet: Kubelet,
+    pub(super) url: String,
+    pub(super) tasks: TaskTracker,
+    pub(super) shutdown: CancellationToken,
 }
 
 impl Machine {
-    async fn start(config: Config) -> Machine {
+    pub(super) async fn start(config: Config) -> Machine {
         let authority = Authority::new();
         let kubelet = Kubelet::start(&authority, "a").await;
         let cluster = Cluster::with(config, Arc::new(way(&authority)), true).await;
@@ -70,7 +70,7 @@ impl Machine {
     }
 
     /// A client certificate that the cluster's CA signed.
-    fn identity(&self, name: &str, group: &str, life: SignedDuration) -> Arc<Identity> {
+    pub(super) fn identity(&self, name: &str, group: &str, life: SignedDuration) -> Arc<Identity> {
         let identity = Identity::default();
         self.renew(&identity, name, group, life);
         Arc::new(identity)
@@ -112,12 +112,12 @@ impl Machine {
         shutdown
     }
 
-    fn node(&self) -> Arc<Identity> {
+    pub(super) fn node(&self) -> Arc<Identity> {
         self.identity("system:node:a", "system:nodes", SignedDuration::from_hours(1))
     }
 
     /// Waits until node `a` has this many tunnels.
-    async fn tunnels(&self, count: usize) {
+    pub(super) async fn tunnels(&self, count: usize) {
         let there = async {
             while self.cluster.server.routes().tunnels("a") != count {
                 tokio::time::sleep(Duration::from_millis(10)).await;
@@ -132,7 +132,7 @@ impl Machine {
         self.cluster.send(&admin(), "GET", &format!("{LOG}?container={container}"), None).await
     }
 
-    async fn stop(self) {
+    pub(super) async fn stop(self) {
         self.shutdown.cancel();
         self.tasks.close();
         tokio::time::timeout(PATIENCE, self.tasks.wait()).await.expect("everything ends");

@@ -1,85 +1,29 @@
-//! Streams from kubelets: the log of a container.
+//! `pods/NAME/log`: the log of a container, from its kubelet.
 //!
-//! Which address a node has is looked at before anything is sent to it, and what a kubelet answers is passed on only when it
-//! is an answer: never a redirect. How bytes travel is behind `Kubelets`.
+//! What a kubelet answers is passed on only when it is an answer: never a redirect.
 
-use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use api_machinery::field::{Errors, Path};
 use api_machinery::meta;
 use api_machinery::status::{ApiError, Details, Reason};
-use async_trait::async_trait;
-use http::header::{CONTENT_TYPE, HeaderValue};
-use http::{Response, StatusCode};
+use bytes::Bytes;
+use http::header::{ACCEPT, CONTENT_TYPE, HOST, HeaderValue};
+use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use serde_json::Value;
 
-use crate::egress::Egress;
+use super::kubelet::{KubeletAddress, of_pod};
 use crate::registry::current;
-use crate::request::respond::Answer;
+use crate::request::respond::{Answer, full};
 use crate::request::route::ResourceCall;
 use crate::server::ApiServer;
-use crate::types::{Body, Lookup};
-
-/// Where a kubelet listens unless its node says otherwise.
-const KUBELET_PORT: u64 = 10250;
+use crate::types::Body;
 
 /// How much of a kubelet's explanation is passed on, and how long it may take to give it.
 const EXPLANATION: usize = 10 << 10;
 const EXPLANATION_TIME: Duration = Duration::from_secs(5);
-
-/// Where a kubelet is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KubeletAddress {
-    /// The node's name, which its certificate is for as well.
-    pub node: String,
-    /// The address that was checked and must be used.
-    pub address: IpAddr,
-    /// The port.
-    pub port: u16,
-}
-
-impl KubeletAddress {
-    /// Address and port.
-    pub fn socket(&self) -> SocketAddr {
-        SocketAddr::new(self.address, self.port)
-    }
-}
-
-/// Why a kubelet did not answer.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct KubeletError(pub String);
-
-/// How kubelets are reached: TLS with the server's client certificate, or a fake.
-#[async_trait]
-pub trait Kubelets: Send + Sync {
-    /// GET of a path and query, over a connection that `egress` makes. The body streams.
-    async fn get(
-        &self,
-        egress: &dyn Egress,
-        kubelet: &KubeletAddress,
-        path_and_query: &str,
-    ) -> Result<Response<Body>, KubeletError>;
-}
-
-/// Kubelets that cannot be reached, for servers without nodes.
-#[derive(Debug, Default)]
-pub struct NoKubelets;
-
-#[async_trait]
-impl Kubelets for NoKubelets {
-    async fn get(
-        &self,
-        _: &dyn Egress,
-        kubelet: &KubeletAddress,
-        _: &str,
-    ) -> Result<Response<Body>, KubeletError> {
-        Err(KubeletError(format!("no way to the kubelet of node {}", kubelet.node)))
-    }
-}
 
 /// `pods/NAME/log`.
 pub async fn log(server: &Arc<ApiServer>, call: &ResourceCall) -> Result<Answer, ApiError> {
@@ -87,31 +31,20 @@ pub async fn log(server: &Arc<ApiServer>, call: &ResourceCall) -> Result<Answer,
     let pod = current(server, call).await?.and_then(|pod| pod.value());
     let pod = pod.ok_or_else(|| crate::registry::not_found(call))?;
     let container = container(call, &pod)?;
-    let node = pod.pointer("/spec/nodeName").and_then(Value::as_str).unwrap_or_default();
-    if node.is_empty() {
-        let text = format!("pod {} does not have a host assigned", meta::name(&pod));
-        return Err(ApiError::bad_request(text));
-    }
-    let node = server
-        .cache()
-        .get("", "nodes", "", node)
-        .await?
-        .ok_or_else(|| ApiError::not_found("", "nodes", node))?;
-    let kubelet = address(server, &node)?;
-    let encode = |text: &str| {
-        percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
-    };
+    let kubelet = of_pod(server, &pod).await?;
     let path = format!(
         "/containerLogs/{}/{}/{}{options}",
         encode(meta::namespace(&pod)),
         encode(meta::name(&pod)),
         encode(&container)
     );
-    let answer = server.kubelets().get(server.routes(), &kubelet, &path).await.map_err(|error| {
+    let request = Request::get(&path).header(HOST, &kubelet.node).header(ACCEPT, "*/*");
+    let request = request.body(full(Bytes::new())).map_err(ApiError::internal)?;
+    let answer = server.kubelets().send(server.routes(), &kubelet, request).await.map_err(|error| {
         let text = format!("Get \"https://{}{path}\": {error}", kubelet.socket());
         ApiError::new(Reason::Unknown, text).with_code(StatusCode::INTERNAL_SERVER_ERROR.as_u16())
     })?;
-    pass_on(&kubelet, &call.info.name, answer).await.map(Answer::whole)
+    pass_on(&kubelet, &call.info.name, answer.response).await.map(Answer::whole)
 }
 
 /// What a kubelet said, unless it tries to send the server elsewhere; what it refuses becomes a `Status`.
@@ -122,8 +55,7 @@ async fn pass_on(
 ) -> Result<Response<Body>, ApiError> {
     let (parts, body) = answer.into_parts();
     if parts.status.is_redirection() || parts.status.is_informational() {
-        let text = format!("the kubelet of node {} answered {}", kubelet.node, parts.status.as_u16());
-        return Err(ApiError::new(Reason::InternalError, text).with_code(StatusCode::BAD_GATEWAY.as_u16()));
+        return Err(kubelet.redirected(parts.status));
     }
     if !parts.status.is_success() {
         return Err(refusal(pod, parts.status, &explanation(body).await));
@@ -211,12 +143,19 @@ fn log_options(call: &ResourceCall) -> Result<String, ApiError> {
     if !errors.is_empty() {
         return Err(ApiError::invalid("", "PodLogOptions", &call.info.name, errors));
     }
-    let encode = |text: &str| {
-        percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
-    };
+    Ok(query_of(&pairs))
+}
+
+/// Text in a path or a query.
+fn encode(text: &str) -> String {
+    percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
+}
+
+/// A query with its question mark, or nothing.
+fn query_of(pairs: &[(&str, String)]) -> String {
     let pairs: Vec<String> =
         pairs.iter().map(|(field, value)| format!("{field}={}", encode(value))).collect();
-    Ok(if pairs.is_empty() { String::new() } else { format!("?{}", pairs.join("&")) })
+    if pairs.is_empty() { String::new() } else { format!("?{}", pairs.join("&")) }
 }
 
 fn names<'a>(pod: &'a Value, field: &str) -> Vec<&'a str> {
@@ -254,37 +193,4 @@ fn container(call: &ResourceCall, pod: &Value) -> Result<String, ApiError> {
             }
         },
     }
-}
-
-/// The address of a node's kubelet. Only literal addresses count, so that nothing is resolved, and none that would lead
-/// the server to itself or to a cloud's metadata.
-fn address(server: &ApiServer, node: &Value) -> Result<KubeletAddress, ApiError> {
-    let name = meta::name(node);
-    let list = node.pointer("/status/addresses").and_then(Value::as_array);
-    let of = |kind: &str| {
-        let mut entries = list.into_iter().flatten();
-        entries.find(|entry| entry["type"] == kind).and_then(|entry| entry["address"].as_str())
-    };
-    let text = of("InternalIP").or_else(|| of("ExternalIP"));
-    let text = text.ok_or_else(|| ApiError::bad_request(format!("node {name} has no address yet")))?;
-    let address: IpAddr = text
-        .parse()
-        .map_err(|_| ApiError::bad_request(format!("node {name} has an address that is none: {text:?}")))?;
-    let refused = match address {
-        IpAddr::V4(address) => address.is_link_local() || address.is_multicast() || address.is_broadcast(),
-        IpAddr::V6(address) => address.is_unicast_link_local() || address.is_multicast(),
-    };
-    // A server that pods reach at a loopback address only has its node there too.
-    let config = server.config();
-    let loopback =
-        address.is_loopback() && !config.loopback_kubelets && !config.advertise_address.is_loopback();
-    if refused || loopback || address.is_unspecified() {
-        return Err(ApiError::bad_request(format!(
-            "address {address} of node {name} is not one to proxy to"
-        )));
-    }
-    let port = node.pointer("/status/daemonEndpoints/kubeletEndpoint/Port").and_then(Value::as_u64);
-    let port = u16::try_from(port.filter(|port| *port != 0).unwrap_or(KUBELET_PORT));
-    let port = port.map_err(|_| ApiError::bad_request(format!("node {name} has a port that is none")))?;
-    Ok(KubeletAddress { node: name.to_owned(), address, port })
 }

@@ -4,6 +4,7 @@
 //! on JSON values, worded as upstream words them. Schemas come from `build.rs`. Nothing here does I/O, reads a clock,
 //! or looks at other objects: what needs those (admission, allocation, authorization) is the API server's.
 
+mod admission;
 mod apps;
 pub mod at;
 mod autoscaling;
@@ -43,6 +44,7 @@ fn entries(arena: &Arc<Arena>) -> Vec<Resource> {
     all.extend(groups::policy(arena));
     all.extend(rbac::entries(arena));
     all.extend(storage::entries(arena));
+    all.extend(admission::entries(arena));
     all.extend(groups::scheduling(arena));
     all.extend(groups::coordination(arena));
     all.extend(groups::node(arena));

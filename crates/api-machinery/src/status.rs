@@ -34,6 +34,28 @@ pub enum Reason {
 }
 
 impl Reason {
+    const ALL: [Reason; 19] = [
+        Reason::Unknown,
+        Reason::Unauthorized,
+        Reason::Forbidden,
+        Reason::NotFound,
+        Reason::AlreadyExists,
+        Reason::Conflict,
+        Reason::Gone,
+        Reason::Invalid,
+        Reason::ServerTimeout,
+        Reason::Timeout,
+        Reason::TooManyRequests,
+        Reason::BadRequest,
+        Reason::MethodNotAllowed,
+        Reason::NotAcceptable,
+        Reason::RequestEntityTooLarge,
+        Reason::UnsupportedMediaType,
+        Reason::InternalError,
+        Reason::Expired,
+        Reason::ServiceUnavailable,
+    ];
+
     /// The word on the wire; empty for `Unknown`.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -57,6 +79,11 @@ impl Reason {
             Reason::Expired => "Expired",
             Reason::ServiceUnavailable => "ServiceUnavailable",
         }
+    }
+
+    /// The reason with a word on the wire, if it is one of these.
+    pub fn of(word: &str) -> Option<Reason> {
+        Reason::ALL.into_iter().find(|reason| reason.as_str() == word)
     }
 
     fn code(self) -> u16 {

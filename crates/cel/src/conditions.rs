@@ -99,6 +99,11 @@ impl Conditions {
         Conditions(conditions)
     }
 
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Evaluates them over the variables of a request.
     pub fn judge<'a>(&'a self, variables: &dyn Activation<'a>) -> Verdict {
         let (mut budget, mut failures) = (BUDGET, Vec::new());

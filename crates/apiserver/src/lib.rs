@@ -33,6 +33,7 @@ mod table;
 pub mod tokens;
 pub mod types;
 pub mod watch;
+mod webhooks;
 mod yaml;
 
 pub use config::Config;

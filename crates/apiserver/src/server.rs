@@ -26,6 +26,7 @@ use crate::proxy::Kubelets;
 use crate::request;
 use crate::types::{Body, Gate, InProcessUser, Lookup, RequestBody, UserInfo};
 use crate::watch::Cache;
+use crate::webhooks;
 
 /// Why a server did not start.
 #[derive(Debug, thiserror::Error)]
@@ -67,6 +68,7 @@ pub struct ApiServer {
     kubelets: Arc<dyn Kubelets>,
     routes: Routes,
     cache: Arc<Cache>,
+    webhooks: webhooks::All,
     gate: Arc<dyn Gate>,
     documents: Documents,
     metrics: Metrics,
@@ -89,6 +91,7 @@ impl ApiServer {
         let services = config.service_cidr.to_string().parse().ok();
         let server = Arc::new(ApiServer {
             documents: Documents::new(&config, &catalog),
+            webhooks: webhooks::All::new(&catalog, &cache),
             routes: Routes::new(config.egress, services, cache.clone()),
             metrics: Metrics::default(),
             tasks: TaskTracker::new(),
@@ -230,6 +233,10 @@ impl ApiServer {
 
     pub(crate) fn cache(&self) -> &Arc<Cache> {
         &self.cache
+    }
+
+    pub(crate) fn webhooks(&self) -> &webhooks::All {
+        &self.webhooks
     }
 
     pub(crate) fn gate(&self) -> &dyn Gate {

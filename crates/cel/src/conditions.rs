@@ -58,7 +58,15 @@ pub fn request_schema() -> Arc<Schema> {
 
 /// Compiled conditions.
 #[derive(Debug, Default)]
-pub struct Conditions(Vec<(String, Program)>);
+pub struct Conditions(Vec<Condition>);
+
+/// One of them.
+#[derive(Debug)]
+struct Condition {
+    name: String,
+    expression: String,
+    program: Program,
+}
 
 /// What came of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,7 +98,8 @@ impl Conditions {
             }
             match environment.compile(source) {
                 Ok(program) if *program.result() == Type::Bool => {
-                    conditions.push((condition["name"].as_str().unwrap_or_default().to_owned(), program));
+                    let name = condition["name"].as_str().unwrap_or_default().to_owned();
+                    conditions.push(Condition { name, expression: source.trim().to_owned(), program });
                 }
                 Ok(_) => errors.invalid(&at, source, "must evaluate to bool"),
                 Err(error) => errors.invalid(&at, source, format!("compilation failed: {error}")),
@@ -107,14 +116,14 @@ impl Conditions {
     /// Evaluates them over the variables of a request.
     pub fn judge<'a>(&'a self, variables: &dyn Activation<'a>) -> Verdict {
         let (mut budget, mut failures) = (BUDGET, Vec::new());
-        for (name, program) in &self.0 {
+        for Condition { name, expression, program } in &self.0 {
             let evaluation = program.evaluate(variables, budget.min(PER_CALL_LIMIT));
             budget = budget.saturating_sub(evaluation.cost);
             match evaluation.result {
                 Ok(Value::Bool(true)) => {}
                 Ok(Value::Bool(false)) => return Verdict::Excluded(name.clone()),
-                Ok(_) => failures.push(format!("match condition '{name}': must evaluate to bool")),
-                Err(error) => failures.push(format!("match condition '{name}': {error}")),
+                Ok(_) => failures.push(format!("expression '{expression}' must evaluate to bool")),
+                Err(error) => failures.push(format!("expression '{expression}' resulted in error: {error}")),
             }
         }
         if failures.is_empty() { Verdict::Matches } else { Verdict::Failed(failures) }
@@ -171,7 +180,7 @@ mod tests {
         ];
         assert_eq!(judge(&fine), Verdict::Matches);
         assert_eq!(judge(&["object.spec.x == 1", "false"]), Verdict::Excluded("false".to_owned()));
-        let reason = "match condition 'object.spec.x == 1': no such key: spec".to_owned();
+        let reason = "expression 'object.spec.x == 1' resulted in error: no such key: spec".to_owned();
         assert_eq!(judge(&["object.spec.x == 1", "true"]), Verdict::Failed(vec![reason]));
     }
 

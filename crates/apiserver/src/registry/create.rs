@@ -1,5 +1,6 @@
 //! POST: a new object.
 
+use api_machinery::apply::Tracked;
 use api_machinery::meta;
 use api_machinery::resource::Resource;
 use api_machinery::status::ApiError;
@@ -47,17 +48,33 @@ pub async fn create_object(
     options: &WriteOptions,
     warnings: &mut Vec<String>,
 ) -> Result<Cached, ApiError> {
-    let Wanted { object, owners } = wanted;
+    let Wanted { mut object, owners } = wanted;
+    let admission = Admission {
+        call,
+        operation: Operation::Create,
+        old: None,
+        dry_run: options.dry_run,
+        options: &options.to_value("CreateOptions"),
+    };
+    prepare(call, &mut object)?;
+    // What admission sets belongs to nobody.
+    let owners =
+        owners.unwrap_or_else(|| Owner::of(server, call, &Lens::Main, &options.manager).track(None, &object));
+    meta::metadata_mut(&mut object).remove("managedFields");
+    if admission.mutate(server, Some(&mut object), warnings).await? {
+        prepare(call, &mut object)?;
+        meta::metadata_mut(&mut object).remove("managedFields");
+    }
+    decode::default(&call.stored, &mut object);
     let generated = meta::name(&object).is_empty() && !meta::generate_name(&object).is_empty();
     let tries = if generated { NAMES } else { 1 };
-    let mut taken = String::new();
+    let (mut taken, before) = (String::new(), warnings.len());
     for _ in 0..tries {
-        warnings.truncate(decode::MAX_WARNINGS);
+        warnings.truncate(before);
         let mut attempt = object.clone();
-        prepare(server, call, &mut attempt)?;
+        identify(server, &mut attempt);
         taken = meta::name(&attempt).to_owned();
-        let attempt = Wanted { object: attempt, owners: owners.clone() };
-        match create_named(server, call, attempt, options, warnings).await? {
+        match create_named(server, &admission, attempt, &owners, warnings).await? {
             Some(made) => return Ok(made),
             None => continue,
         }
@@ -70,13 +87,29 @@ pub async fn create_object(
     })
 }
 
-/// Sets what only the server may set.
-fn prepare(server: &ApiServer, call: &ResourceCall, object: &mut Value) -> Result<(), ApiError> {
+/// Takes out of an object what clients may not set, before admission and again after webhooks have changed it there.
+fn prepare(call: &ResourceCall, object: &mut Value) -> Result<(), ApiError> {
     let resource = &*call.stored;
     if !meta::resource_version(object).is_empty() {
         return Err(ApiError::bad_request("resourceVersion should not be set on objects to be created"));
     }
     place(resource, &call.namespace, object)?;
+    let metadata = meta::metadata_mut(object);
+    for field in
+        ["creationTimestamp", "deletionGracePeriodSeconds", "deletionTimestamp", "generation", "selfLink", "uid"]
+    {
+        metadata.remove(field);
+    }
+    if resource.has_generation {
+        meta::set_generation(object, 1);
+    }
+    (resource.rules.prepare_create)(object);
+    decode::default(resource, object);
+    Ok(())
+}
+
+/// Gives an object what tells it from all others.
+fn identify(server: &ApiServer, object: &mut Value) {
     let prefix = meta::generate_name(object);
     if meta::name(object).is_empty() && !prefix.is_empty() {
         let cut = prefix.char_indices().map(|(at, _)| at).take_while(|at| *at <= PREFIX).last().unwrap_or(0);
@@ -86,17 +119,7 @@ fn prepare(server: &ApiServer, call: &ResourceCall, object: &mut Value) -> Resul
     }
     meta::set_uid(object, &server.entropy().uuid());
     let now = server.clock().now_rfc3339();
-    let metadata = meta::metadata_mut(object);
-    for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "generation"] {
-        metadata.remove(field);
-    }
-    metadata.insert("creationTimestamp".to_owned(), now.into());
-    if resource.has_generation {
-        meta::set_generation(object, 1);
-    }
-    (resource.rules.prepare_create)(object);
-    decode::default(resource, object);
-    Ok(())
+    meta::set_text(object, "creationTimestamp", &now);
 }
 
 /// The namespace of the path is the object's; another one in the body is an error.
@@ -125,44 +148,33 @@ fn being_deleted(call: &ResourceCall, name: &str) -> ApiError {
     error.with_details(taken.details().cloned().unwrap_or_default())
 }
 
-/// Admission, validation and commit for an object with its final name; `None` when the name is taken.
+/// Validation and commit for an admitted object with its final name; `None` when the name is taken.
 async fn create_named(
     server: &ApiServer,
-    call: &ResourceCall,
-    wanted: Wanted,
-    options: &WriteOptions,
+    admission: &Admission<'_>,
+    object: Value,
+    owners: &Tracked,
     warnings: &mut Vec<String>,
 ) -> Result<Option<Cached>, ApiError> {
-    let Wanted { mut object, owners } = wanted;
-    // What admission sets belongs to nobody.
-    let owners =
-        owners.unwrap_or_else(|| Owner::of(server, call, &Lens::Main, &options.manager).track(None, &object));
-    meta::metadata_mut(&mut object).remove("managedFields");
+    let call = admission.call;
+    validate::created(call, &object)?;
+    warnings.extend((call.stored.rules.warnings)(&object, None));
     let name = meta::name(&object).to_owned();
     let key = crate::catalog::key(&call.namespace, &name);
     let store_key = format!("{}{key}", call.prefix());
+    let before = warnings.len();
     for _ in 0..ATTEMPTS {
+        warnings.truncate(before);
         let mut attempt = object.clone();
-        let admission = Admission {
-            call,
-            operation: Operation::Create,
-            old: None,
-            dry_run: options.dry_run,
-            options: &options.to_value("CreateOptions"),
-        };
-        admission.mutate(server, Some(&mut attempt), warnings).await?;
-        decode::default(&call.stored, &mut attempt);
-        validate::created(call, &attempt)?;
-        warnings.extend((call.stored.rules.warnings)(&attempt, None));
         let claims = allocation::plan(server, call, None, Some(&mut attempt)).await?;
         admission.check(server, Some(&mut attempt), warnings).await?;
-        let bytes = commit::encode_with(&attempt, &owners)?;
+        let bytes = commit::encode_with(&attempt, owners)?;
         if let Some(taken) = server.store().get(&store_key).await.map_err(commit::store_error)? {
             let taken = Cached::new(&key, taken.value, taken.mod_revision);
             let leaving = taken.value().is_some_and(|value| meta::is_deleting(&value));
             return if leaving { Err(being_deleted(call, &name)) } else { Ok(None) };
         }
-        if options.dry_run {
+        if admission.dry_run {
             return Ok(Some(Cached::new(&key, bytes, 0)));
         }
         let txn = claims.join(commit::creation(&store_key, bytes.clone()));

@@ -56,6 +56,7 @@ pub async fn evict(server: &ApiServer, call: &ResourceCall, body: &Body) -> Resu
     admission.check(server, Some(&mut eviction), &mut warnings).await?;
     let mut delete = DeleteOptions::of(eviction.get("deleteOptions").unwrap_or(&json!({})))?;
     delete.dry_run |= options.dry_run;
+    delete.admitted = true;
     let mut rounds = ATTEMPTS;
     while !attempt(server, call, &delete, &mut warnings).await? {
         rounds -= 1;

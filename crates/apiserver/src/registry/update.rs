@@ -270,7 +270,10 @@ impl Change<'_> {
             options: &self.options,
         };
         if self.admit {
-            admission.mutate(server, Some(&mut new), warnings).await?;
+            if admission.mutate(server, Some(&mut new), warnings).await? {
+                self.prepare(&mut new, old)?;
+                meta::metadata_mut(&mut new).remove("managedFields");
+            }
             decode::default(&call.stored, &mut new);
         }
         validate::updated(call, self.lens, &new, old)?;

@@ -1,6 +1,7 @@
 //! The admission stages: what other parts of the cluster have to say about a write.
 //!
-//! Mutating admission sees the object before it is validated, validating admission what would be stored.
+//! Mutating admission sees the object before it is validated, validating admission what would be stored. The server's own
+//! plugins come first, then webhooks.
 
 use api_machinery::status::ApiError;
 use serde_json::Value;
@@ -8,6 +9,7 @@ use serde_json::Value;
 use super::route::ResourceCall;
 use crate::server::ApiServer;
 use crate::types::{AdmissionRequest, Operation};
+use crate::webhooks::{self, Mutation};
 
 /// One write as admission sees it.
 pub struct Admission<'a> {
@@ -37,25 +39,33 @@ impl Admission<'_> {
         }
     }
 
-    /// Mutating admission.
+    /// Mutating admission. Says whether a webhook has changed the object: then what only the server may set has to be set
+    /// again.
     pub async fn mutate(
         &self,
         server: &ApiServer,
-        object: Option<&mut Value>,
+        mut object: Option<&mut Value>,
         warnings: &mut Vec<String>,
-    ) -> Result<(), ApiError> {
-        warnings.extend(server.gate().admit(&mut self.request(object)).await?);
-        Ok(())
+    ) -> Result<bool, ApiError> {
+        warnings.extend(server.gate().admit(&mut self.request(object.as_deref_mut())).await?);
+        let Some(mut mutation) = Mutation::of(server, self) else { return Ok(false) };
+        let changed = mutation.first(&mut object, warnings).await?;
+        if changed {
+            // The plugins have not seen this object.
+            warnings.extend(server.gate().admit(&mut self.request(object.as_deref_mut())).await?);
+            mutation.again(&mut object, warnings).await?;
+        }
+        Ok(changed)
     }
 
     /// Validating admission.
     pub async fn check(
         &self,
         server: &ApiServer,
-        object: Option<&mut Value>,
+        mut object: Option<&mut Value>,
         warnings: &mut Vec<String>,
     ) -> Result<(), ApiError> {
-        warnings.extend(server.gate().check(&self.request(object)).await?);
-        Ok(())
+        warnings.extend(server.gate().check(&self.request(object.as_deref_mut())).await?);
+        webhooks::validate(server, self, object.as_deref(), warnings).await
     }
 }

@@ -8,6 +8,7 @@ use http::request::Parts;
 use http::{HeaderMap, Method};
 
 use serde_json::Value;
+use tokio::time::Instant;
 
 use super::negotiate::Accept;
 use super::path::Parsed;
@@ -31,6 +32,8 @@ pub struct Call {
     pub headers: HeaderMap,
     /// Who asks.
     pub user: UserInfo,
+    /// When nobody waits for the answer any longer, unless it streams.
+    pub deadline: Instant,
 }
 
 /// A call about a resource.
@@ -130,7 +133,9 @@ pub fn find(
     user: UserInfo,
 ) -> Result<Route, ApiError> {
     let Parsed { info, rest, tail } = parsed;
-    let call = Call { info, rest, query, user, method: parts.method.clone(), headers: parts.headers.clone() };
+    let deadline = Instant::now() + server.config().request_timeout;
+    let (method, headers) = (parts.method.clone(), parts.headers.clone());
+    let call = Call { info, rest, query, user, method, headers, deadline };
     if !call.info.is_resource {
         return Ok(Route::Document(call));
     }

@@ -13,3 +13,4 @@ mod servers;
 mod startup;
 mod tls;
 mod watches;
+mod webhooks;

@@ -89,11 +89,12 @@ fn core_roots(generator: &mut SchemaGenerator) {
 
 fn group_roots(generator: &mut SchemaGenerator) {
     use api::{
-        admissionregistration, apps, authentication, authorization, autoscaling, batch, certificates, coordination, discovery,
-        events,
+        admissionregistration, apps, authentication, authorization, autoscaling, batch, certificates,
+        coordination, discovery, events,
     };
     use api::{flowcontrol, networking, node, policy, rbac, scheduling, storage};
     roots!(generator; admissionregistration::v1::MutatingWebhookConfiguration,
+        admissionregistration::v1::ValidatingAdmissionPolicy, admissionregistration::v1::ValidatingAdmissionPolicyBinding,
         admissionregistration::v1::ValidatingWebhookConfiguration);
     roots!(generator; apps::v1::ControllerRevision, apps::v1::DaemonSet, apps::v1::Deployment,
         apps::v1::ReplicaSet, apps::v1::StatefulSet, autoscaling::v1::HorizontalPodAutoscaler, autoscaling::v1::Scale,

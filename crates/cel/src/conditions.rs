@@ -19,12 +19,15 @@ pub const BUDGET: u64 = 2_500_000;
 
 /// The variables of admission: `object`, `oldObject`, `request`, `authorizer` and `authorizer.requestResource`.
 pub fn environment() -> Environment {
-    Environment::new()
-        .with_type("object", Type::Dyn)
-        .with_type("oldObject", Type::Dyn)
-        .with("request", request_schema())
+    objects()
         .with_type("authorizer", authorizer_type())
         .with_type("authorizer.requestResource", request_resource_type())
+}
+
+/// The same where nobody may ask the authorizer.
+pub(crate) fn objects() -> Environment {
+    let environment = Environment::new().with_type("object", Type::Dyn).with_type("oldObject", Type::Dyn);
+    environment.with("request", request_schema())
 }
 
 /// The declared type of the variable `request`; its value is an AdmissionRequest as JSON under this schema.

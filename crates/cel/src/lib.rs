@@ -17,6 +17,7 @@ mod eval;
 pub mod library;
 mod parse;
 mod pattern;
+pub mod policy;
 pub mod rules;
 pub mod schema;
 mod source;

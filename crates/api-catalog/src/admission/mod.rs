@@ -2,6 +2,7 @@
 //!
 //! Only what these objects look like; matching and asking is the API server's.
 
+mod policy;
 mod rule;
 mod webhook;
 
@@ -12,7 +13,7 @@ use api_machinery::schema::Arena;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use crate::entry::{Family, columns, computed, texts};
+use crate::entry::{Family, columns, computed, texts, with_status};
 
 const GROUP: &str = "admissionregistration.k8s.io";
 
@@ -20,12 +21,7 @@ pub(crate) fn entries(arena: &Arc<Arena>) -> Vec<Resource> {
     let package = "io.k8s.api.admissionregistration.v1";
     let family = Family { arena, group: GROUP, version: "v1", package };
     let webhooks = columns(&[
-        (
-            "Webhooks",
-            "integer",
-            0,
-            computed(|object, _: Timestamp| Value::from(webhook::all(object).count())),
-        ),
+        ("Webhooks", "integer", 0, computed(|object, _: Timestamp| count(&object["webhooks"]))),
         ("Age", "string", 0, Cell::Age),
     ]);
     let configuration = |kind, plural, rules| Resource {
@@ -45,8 +41,39 @@ pub(crate) fn entries(arena: &Arc<Arena>) -> Vec<Resource> {
         validate: webhook::validate_validating,
         ..Rules::default()
     };
+    let policies = columns(&[
+        ("Validations", "integer", 0, computed(|policy, _| count(&policy["spec"]["validations"]))),
+        ("ParamKind", "string", 0, computed(|policy, _| policy::shown_kind(policy))),
+        ("Age", "string", 0, Cell::Age),
+    ]);
+    let bindings = columns(&[
+        ("PolicyName", "string", 0, Cell::Path(".spec.policyName".into())),
+        ("ParamRef", "string", 0, computed(|binding, _| policy::shown_ref(binding))),
+        ("Age", "string", 0, Cell::Age),
+    ]);
+    let policy_rules =
+        Rules { default: policy::default_policy, validate: policy::validate_policy, ..Rules::default() };
+    let binding_rules =
+        Rules { default: policy::default_binding, validate: policy::validate_binding, ..Rules::default() };
     vec![
         configuration("MutatingWebhookConfiguration", "mutatingwebhookconfigurations", mutating),
+        Resource {
+            subresources: with_status(),
+            columns: policies,
+            ..configuration("ValidatingAdmissionPolicy", "validatingadmissionpolicies", policy_rules)
+        },
+        Resource {
+            columns: bindings,
+            ..configuration(
+                "ValidatingAdmissionPolicyBinding",
+                "validatingadmissionpolicybindings",
+                binding_rules,
+            )
+        },
         configuration("ValidatingWebhookConfiguration", "validatingwebhookconfigurations", validating),
     ]
+}
+
+fn count(list: &Value) -> Value {
+    list.as_array().map_or(0, Vec::len).into()
 }

@@ -25,11 +25,6 @@ const FORM: &str = "; desired format: https://host[/path]";
 /// What conditions may speak of.
 static CONDITIONS: LazyLock<Environment> = LazyLock::new(conditions::environment);
 
-/// The webhooks of a configuration.
-pub fn all(configuration: &Value) -> impl Iterator<Item = &Value> {
-    configuration.get("webhooks").and_then(Value::as_array).into_iter().flatten()
-}
-
 pub fn default_mutating(configuration: &mut Value) {
     default_validating(configuration);
     for webhook in each_mut(configuration, "webhooks") {
@@ -100,7 +95,7 @@ fn one(webhook: &At, mutating: bool, e: &mut Errors) {
         check::one_of(&webhook.get("reinvocationPolicy"), &["IfNeeded", "Never"], e);
     }
     client(&webhook.get("clientConfig"), e);
-    match_conditions(&webhook.get("matchConditions"), &CONDITIONS, e);
+    match_conditions(&webhook.get("matchConditions"), e);
 }
 
 /// A name of at least three segments.
@@ -260,13 +255,20 @@ fn service_path(path: &At, e: &mut Errors) {
     }
 }
 
-/// Named expressions over `environment` that are true or false.
-fn match_conditions(list: &At, environment: &Environment, e: &mut Errors) {
+/// Named expressions that are true or false.
+fn match_conditions(list: &At, e: &mut Errors) {
+    if list.len() <= MOST_CONDITIONS
+        && let Some(value) = list.value()
+    {
+        Conditions::compile(value, &CONDITIONS, &Path::new(&list.path()), e);
+    }
+    condition_names(list, e);
+}
+
+/// The names of conditions; the expressions are looked at elsewhere.
+pub fn condition_names(list: &At, e: &mut Errors) {
     if list.len() > MOST_CONDITIONS {
         return list.too_many(e, list.len(), MOST_CONDITIONS);
-    }
-    if let Some(value) = list.value() {
-        Conditions::compile(value, environment, &Path::new(&list.path()), e);
     }
     let mut seen = BTreeSet::new();
     for condition in list.items() {

@@ -26,6 +26,8 @@ use crate::types::Body;
 const ANSWER_BYTES: usize = 8 << 20;
 /// How much of what a webhook says besides is passed on.
 const EXPLANATION_BYTES: usize = 2048;
+/// What Go says of a request that took too long.
+const TOO_LATE: &str = "context deadline exceeded";
 /// How many addresses of a name are tried.
 const ADDRESSES: usize = 4;
 
@@ -71,7 +73,11 @@ pub async fn post(
             .body(full(body))
             .map_err(|error| transport(error.to_string()))?;
         let exchanged = exchange::exchange(stream, request, patience).await;
-        let response = exchanged.map_err(|error| transport(error.to_string()))?.response;
+        let response = match exchanged {
+            Ok(exchanged) => exchanged.response,
+            Err(ExchangeError::Timeout) => return Err(transport(TOO_LATE.to_owned())),
+            Err(error) => return Err(transport(error.to_string())),
+        };
         read(response).await.map_err(|error| match error {
             Unread::TooLarge => CallError::TooLarge,
             Unread::Broken(why) => transport(why),
@@ -79,7 +85,7 @@ pub async fn post(
         })
     };
     let answer = tokio::time::timeout(patience, asking).await;
-    answer.map_err(|_| transport("context deadline exceeded".to_owned()))?
+    answer.map_err(|_| transport(TOO_LATE.to_owned()))?
 }
 
 async fn connect(server: &ApiServer, hook: &Hook) -> Result<Stream, String> {

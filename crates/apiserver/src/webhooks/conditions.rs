@@ -1,41 +1,67 @@
-//! Whether the conditions of a webhook hold for a request.
+//! Expressions about a request: what they may speak of, and what they ask of the authorizer.
 //!
-//! Expressions are evaluated without waiting. What they ask of the authorizer is not known then: it is asked afterwards, and
-//! they are evaluated once more with what is known by now.
+//! Expressions are evaluated without waiting. What they want to know of the authorizer is not known then: it is asked
+//! afterwards, and they are evaluated once more with what is known by now.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
+use std::sync::{Arc, LazyLock};
 
+use api_machinery::resource::Resource;
 use api_machinery::status::ApiError;
+use cel::Variables;
 use cel::authorizer::{Authorizer, Decision, Question, authorizer, request_resource};
-use cel::conditions::{Conditions, Verdict, request_schema};
+use cel::conditions::request_schema;
 use cel::value::Value as CelValue;
-use cel::{Activation, Variables};
 use serde_json::Value;
 
+use super::subject::Subject;
 use crate::authn::account_user;
 use crate::server::ApiServer;
 use crate::types::{self, RequestInfo, UserInfo};
 
-/// The most that all conditions of a webhook may ask of the authorizer.
+/// The most that may be asked of the authorizer; what expressions may cost ends before.
 const MOST_QUESTIONS: usize = 64;
 
 /// What expressions may speak of.
 pub struct Input<'a> {
-    /// The `AdmissionRequest` without its objects.
-    pub request: &'a Value,
-    /// The object as it would be.
-    pub object: Option<&'a Value>,
-    /// The object as it is.
-    pub old: Option<&'a Value>,
-    /// The resource of the request, for `authorizer.requestResource`.
-    pub resource: Question,
-    /// Who asks.
-    pub user: &'a UserInfo,
+    request: Value,
+    object: Option<Cow<'a, Value>>,
+    old: Option<Cow<'a, Value>>,
+    resource: Question,
+    user: &'a UserInfo,
+    /// The object's namespace, for policies.
+    pub namespace: Option<Arc<Value>>,
+    /// The parameter, for policies.
+    pub params: Option<Arc<Value>>,
+}
+
+impl<'a> Input<'a> {
+    /// A request as `form` shows it.
+    pub fn new(subject: &Subject<'a>, form: &Resource, object: Option<&'a Value>) -> Input<'a> {
+        let resource = Question {
+            group: form.group.to_string(),
+            resource: form.plural.to_string(),
+            subresource: subject.subresource().to_owned(),
+            namespace: subject.namespace().to_owned(),
+            name: subject.name().to_owned(),
+            ..Question::default()
+        };
+        Input {
+            request: Value::Object(subject.request(form)),
+            object: object.map(|object| subject.show(form, object)),
+            old: subject.old().map(|old| subject.show(form, old)),
+            resource,
+            user: subject.user(),
+            namespace: None,
+            params: None,
+        }
+    }
 }
 
 /// What was answered so far, and what is still to be asked.
 #[derive(Default)]
-struct Known {
+pub struct Known {
     answers: Vec<(Question, Decision)>,
     open: RefCell<Option<Question>>,
 }
@@ -50,18 +76,18 @@ impl Authorizer for Known {
     }
 }
 
-/// Judges conditions, asking the authorizer what they want to know.
-pub async fn judge(
+/// Evaluates, as often as it takes to answer what is asked of the authorizer.
+pub async fn evaluate<T>(
     server: &ApiServer,
-    conditions: &Conditions,
     input: &Input<'_>,
-) -> Result<Verdict, ApiError> {
+    judge: impl Fn(&Known) -> T,
+) -> Result<T, ApiError> {
     let mut answers = Vec::new();
     loop {
-        let (verdict, open) = attempt(conditions, input, &mut answers);
+        let (verdict, open) = attempt(&judge, &mut answers);
         let Some(question) = open else { return Ok(verdict) };
         if answers.len() >= MOST_QUESTIONS {
-            return Ok(Verdict::Failed(vec!["too many authorizer checks".to_owned()]));
+            return Err(ApiError::internal("too many questions to the authorizer"));
         }
         let decision = ask(server, input.user, &question).await;
         answers.push((question, decision));
@@ -69,29 +95,33 @@ pub async fn judge(
 }
 
 /// One evaluation, and the first question in it that was not answered yet.
-fn attempt(
-    conditions: &Conditions,
-    input: &Input<'_>,
+fn attempt<T>(
+    judge: &impl Fn(&Known) -> T,
     answers: &mut Vec<(Question, Decision)>,
-) -> (Verdict, Option<Question>) {
+) -> (T, Option<Question>) {
     let known = Known { answers: std::mem::take(answers), open: RefCell::default() };
-    let verdict = conditions.judge(&variables(input, &known));
+    let verdict = judge(&known);
     *answers = known.answers;
     (verdict, known.open.into_inner())
 }
 
-fn variables<'a>(input: &'a Input<'_>, known: &'a Known) -> impl Activation<'a> {
-    static SCHEMA: std::sync::LazyLock<std::sync::Arc<cel::types::Schema>> =
-        std::sync::LazyLock::new(request_schema);
-    let object =
-        |object: Option<&'a Value>| object.map_or(CelValue::Null, |object| CelValue::from_json(object, None));
-    Variables(vec![
-        ("object", object(input.object)),
-        ("oldObject", object(input.old)),
-        ("request", CelValue::from_json(input.request, Some(&SCHEMA))),
-        ("authorizer", authorizer(known)),
-        ("authorizer.requestResource", request_resource(known, input.resource.clone())),
-    ])
+impl Input<'_> {
+    /// The variables of an evaluation.
+    pub fn variables<'a>(&'a self, known: &'a Known) -> Variables<'a> {
+        static SCHEMA: LazyLock<Arc<cel::types::Schema>> = LazyLock::new(request_schema);
+        fn object(object: Option<&Value>) -> CelValue<'_> {
+            object.map_or(CelValue::Null, |object| CelValue::from_json(object, None))
+        }
+        Variables(vec![
+            ("object", object(self.object.as_deref())),
+            ("oldObject", object(self.old.as_deref())),
+            ("request", CelValue::from_json(&self.request, Some(&SCHEMA))),
+            ("authorizer", authorizer(known)),
+            ("authorizer.requestResource", request_resource(known, self.resource.clone())),
+            ("namespaceObject", object(self.namespace.as_deref())),
+            ("params", object(self.params.as_deref())),
+        ])
+    }
 }
 
 async fn ask(server: &ApiServer, user: &UserInfo, question: &Question) -> Decision {

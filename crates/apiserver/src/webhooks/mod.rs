@@ -1,12 +1,14 @@
-//! Admission webhooks: who else is asked about a write before it is stored, and may change it or say no.
+//! Admission webhooks and policies: who else has a say in a write before it is stored, and may change it or refuse it.
 //!
-//! Mutating webhooks are asked one after the other, in the order of their configurations' names; validating ones all at once.
-//! Where nobody is to be asked, this costs a comparison. There is no audit log yet: annotations for it are traced.
+//! Mutating webhooks are asked one after the other, in the order of their configurations' names; then policies are judged, and
+//! validating webhooks asked all at once. Where there are none, this costs a comparison each. There is no audit log yet:
+//! annotations for it are traced.
 
 mod call;
 mod conditions;
 mod hook;
 mod matching;
+mod policies;
 mod review;
 mod subject;
 
@@ -17,13 +19,14 @@ use api_machinery::field::go_quote;
 use api_machinery::resource::Resource;
 use api_machinery::status::ApiError;
 use api_machinery::structural::FieldValidation;
-use cel::authorizer::Question;
 use cel::conditions::Verdict;
 use futures::future::join_all;
 use serde_json::{Map, Value};
 use tokio::time::Instant;
 
+use self::conditions::{Input, Known};
 use self::hook::Hook;
+use self::policies::Policies;
 use self::subject::Subject;
 use crate::catalog::Catalog;
 use crate::request::admit::Admission;
@@ -75,12 +78,14 @@ impl Webhooks {
     }
 }
 
-/// Both kinds.
+/// All of them.
 pub struct All {
     /// Those that may change an object.
     pub mutating: Webhooks,
     /// Those that may only refuse it.
     pub validating: Webhooks,
+    /// What is refused without asking anybody.
+    pub policies: Policies,
 }
 
 impl All {
@@ -89,6 +94,7 @@ impl All {
         All {
             mutating: Webhooks::new(catalog, cache, "mutatingwebhookconfigurations"),
             validating: Webhooks::new(catalog, cache, "validatingwebhookconfigurations"),
+            policies: Policies::new(catalog, cache),
         }
     }
 }
@@ -168,8 +174,7 @@ impl<'a> Mutation<'a> {
         let hooks = self.hooks.clone();
         let hook = &hooks[index];
         let subject = Subject::new(self.admission, object.as_deref());
-        let Some(form) = concerns(self.server, hook, &subject, object.as_deref(), self.admission).await?
-        else {
+        let Some(form) = concerns(self.server, hook, &subject, object.as_deref()).await? else {
             return Ok(false);
         };
         let asked = ask(self.server, hook, &subject, &form, object.as_deref(), true, warnings).await;
@@ -217,31 +222,39 @@ fn change(
     Ok(changed)
 }
 
-/// Asks validating webhooks; the first that says no is the one whose answer counts.
+/// Judges policies and asks validating webhooks; the first that says no is the one whose answer counts.
 pub async fn validate(
     server: &ApiServer,
     admission: &Admission<'_>,
     object: Option<&Value>,
     warnings: &mut Vec<String>,
 ) -> Result<(), ApiError> {
-    let Some(hooks) = server.webhooks().validating.current() else { return Ok(()) };
-    if matching::is_exempt(&admission.call.stored) {
+    let (policies, hooks) = (server.webhooks().policies.current(), server.webhooks().validating.current());
+    if (policies.is_none() && hooks.is_none()) || matching::is_exempt(&admission.call.stored) {
         return Ok(());
     }
     let subject = Subject::new(admission, object);
+    policies::judge(server, &policies.unwrap_or_default(), &subject, object, warnings).await?;
+    validate_by_webhooks(server, &hooks.unwrap_or_default(), &subject, object, warnings).await
+}
+
+async fn validate_by_webhooks(
+    server: &ApiServer,
+    hooks: &[Hook],
+    subject: &Subject<'_>,
+    object: Option<&Value>,
+    warnings: &mut Vec<String>,
+) -> Result<(), ApiError> {
     let mut concerned = Vec::new();
     for hook in hooks.iter() {
-        if let Some(form) = concerns(server, hook, &subject, object, admission).await? {
+        if let Some(form) = concerns(server, hook, subject, object).await? {
             concerned.push((hook, form));
         }
     }
-    let asking = concerned.iter().map(|(hook, form)| {
-        let subject = &subject;
-        async move {
-            let mut said = Vec::new();
-            let asked = ask(server, hook, subject, form, object, false, &mut said).await;
-            (asked, said)
-        }
+    let asking = concerned.iter().map(|(hook, form)| async move {
+        let mut said = Vec::new();
+        let asked = ask(server, hook, subject, form, object, false, &mut said).await;
+        (asked, said)
     });
     let answers = join_all(asking).await;
     for (_, said) in &answers {
@@ -263,57 +276,18 @@ async fn concerns(
     hook: &Hook,
     subject: &Subject<'_>,
     object: Option<&Value>,
-    admission: &Admission<'_>,
 ) -> Result<Option<Arc<Resource>>, ApiError> {
-    let matching = &hook.matching;
-    let Some(form) = matching.form(server.catalog(), subject) else { return Ok(None) };
-    if !matching.selects_object(subject, object) {
-        return Ok(None);
-    }
-    if !matching.is_for_all_namespaces(subject) {
-        let selected = match object.filter(|_| matching::brings_its_labels(subject)) {
-            Some(namespace) => matching.selects_namespace(namespace),
-            None => {
-                let name = subject.namespace();
-                let found = server.lookup().get("", "namespaces", "", name).await?;
-                let found = found.ok_or_else(|| ApiError::not_found("", "namespaces", name))?;
-                matching.selects_namespace(&found)
-            }
-        };
-        if !selected {
-            return Ok(None);
-        }
-    }
+    let Some(form) = hook.matching.concerns(server, subject, object).await? else { return Ok(None) };
     if hook.conditions.is_empty() {
         return Ok(Some(form));
     }
-    let request = Value::Object(subject.request(&form));
-    let shown = [object, subject.old()].map(|object| object.map(|object| subject.show(&form, object)));
-    let [object, old] = &shown;
-    let resource = Question {
-        group: form.group.to_string(),
-        resource: form.plural.to_string(),
-        subresource: subject.subresource().to_owned(),
-        namespace: subject.namespace().to_owned(),
-        name: subject.name().to_owned(),
-        ..Question::default()
-    };
-    let user = &admission.call.user;
-    let input = conditions::Input {
-        request: &request,
-        object: object.as_deref(),
-        old: old.as_deref(),
-        resource,
-        user,
-    };
-    match conditions::judge(server, &hook.conditions, &input).await? {
+    let input = Input::new(subject, &form, object);
+    let judge = |known: &Known| hook.conditions.judge(&input.variables(known));
+    match conditions::evaluate(server, &input, judge).await? {
         Verdict::Matches => Ok(Some(form)),
         Verdict::Excluded(_) => Ok(None),
         Verdict::Failed(_) if hook.ignores_failure => Ok(None),
-        Verdict::Failed(why) => {
-            let (group, plural) = admission.call.names();
-            Err(ApiError::forbidden(group, plural, subject.name(), api_machinery::field::aggregate(&why)))
-        }
+        Verdict::Failed(why) => Err(subject.forbidden(object, api_machinery::field::aggregate(&why))),
     }
 }
 

@@ -15,7 +15,7 @@ use crate::authn::user_value;
 use crate::catalog::Catalog;
 use crate::registry::Lens;
 use crate::request::admit::Admission;
-use crate::types::Operation;
+use crate::types::{Operation, UserInfo};
 
 /// One write.
 pub struct Subject<'a> {
@@ -94,6 +94,20 @@ impl<'a> Subject<'a> {
     /// The name, as far as there is one yet.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Who asks.
+    pub fn user(&self) -> &'a UserInfo {
+        &self.admission.call.user
+    }
+
+    /// The 403 of a request: `pods "x" is forbidden: ...`.
+    pub fn forbidden(&self, object: Option<&Value>, why: impl std::fmt::Display) -> ApiError {
+        let generated = object.map(meta::generate_name).unwrap_or_default();
+        let names = [self.name(), generated, "Unknown"];
+        let name = names.into_iter().find(|name| !name.is_empty()).unwrap_or_default();
+        let (group, plural) = self.admission.call.names();
+        ApiError::forbidden(group, plural, name, why)
     }
 
     /// Whether the object is a namespace.

@@ -1,6 +1,7 @@
 //! Admission webhooks, asked over TLS on loopback.
 
 mod matching;
+mod policies;
 mod receiver;
 
 use http::HeaderMap;

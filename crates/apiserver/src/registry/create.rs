@@ -95,9 +95,14 @@ fn prepare(call: &ResourceCall, object: &mut Value) -> Result<(), ApiError> {
     }
     place(resource, &call.namespace, object)?;
     let metadata = meta::metadata_mut(object);
-    for field in
-        ["creationTimestamp", "deletionGracePeriodSeconds", "deletionTimestamp", "generation", "selfLink", "uid"]
-    {
+    for field in [
+        "creationTimestamp",
+        "deletionGracePeriodSeconds",
+        "deletionTimestamp",
+        "generation",
+        "selfLink",
+        "uid",
+    ] {
         metadata.remove(field);
     }
     if resource.has_generation {

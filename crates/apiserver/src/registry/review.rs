@@ -26,6 +26,15 @@ pub async fn review(server: &ApiServer, call: &ResourceCall, body: &Body) -> Res
     let mut object = decode::object(call, body, options.field_validation, &mut warnings)?;
     create::place(&call.resource, &call.namespace, &mut object)?;
     decode::default(&call.resource, &mut object);
+    let value = options.to_value("CreateOptions");
+    let admission = Admission {
+        call,
+        operation: Operation::Create,
+        old: None,
+        dry_run: options.dry_run,
+        options: &value,
+    };
+    admission.mutate(server, Some(&mut object), &mut warnings).await?;
     let mut errors = Errors::new();
     (call.resource.rules.validate)(&object, &mut errors);
     if !errors.is_empty() {
@@ -36,6 +45,7 @@ pub async fn review(server: &ApiServer, call: &ResourceCall, body: &Body) -> Res
             errors,
         ));
     }
+    admission.check(server, Some(&mut object), &mut warnings).await?;
     server.gate().review(&call.user, &call.resource, &call.namespace, &mut object).await?;
     Ok(Answer::value(object).with_code(StatusCode::CREATED).with_warnings(warnings))
 }

@@ -6,6 +6,7 @@ mod join;
 mod nodes;
 mod proxies;
 mod tunnels;
+mod webhooks;
 
 use std::sync::Arc;
 

@@ -154,12 +154,12 @@ async fn answer(
 }
 
 /// The node's end of a tunnel that takes every address for one on loopback, and notes where it was to go.
-struct NodeEnd {
+pub(super) struct NodeEnd {
     dialed: Arc<Mutex<Vec<String>>>,
 }
 
 impl NodeEnd {
-    async fn open(machine: &Machine, ways: &[(&str, SocketAddr)]) -> NodeEnd {
+    pub(super) async fn open(machine: &Machine, ways: &[(&str, SocketAddr)]) -> NodeEnd {
         let ways: BTreeMap<String, SocketAddr> =
             ways.iter().map(|(from, to)| ((*from).to_owned(), *to)).collect();
         let dialed: Arc<Mutex<Vec<String>>> = Arc::default();
@@ -203,7 +203,7 @@ impl NodeEnd {
         NodeEnd { dialed }
     }
 
-    fn dialed(&self) -> Vec<String> {
+    pub(super) fn dialed(&self) -> Vec<String> {
         std::mem::take(&mut *self.dialed.lock().expect("notes"))
     }
 }
@@ -259,7 +259,7 @@ fn message(text: &str) -> String {
 }
 
 /// A pod on node `a` that has this address.
-async fn pod(machine: &Machine, name: &str, address: &str) {
+pub(super) async fn pod(machine: &Machine, name: &str, address: &str) {
     let containers = json!([
         {"name": "sidecar", "image": "i"},
         {"name": "c", "image": "i", "ports": [{"containerPort": 8080}, {"containerPort": 9090}]},
@@ -270,14 +270,14 @@ async fn pod(machine: &Machine, name: &str, address: &str) {
     machine.cluster.server.lookup().fresh().await.expect("a view that is not older");
 }
 
-fn endpoint(address: &str, namespace: &str, pod: &str, ready: bool) -> Value {
+pub(super) fn endpoint(address: &str, namespace: &str, pod: &str, ready: bool) -> Value {
     let of = json!({"kind": "Pod", "namespace": namespace, "name": pod});
     json!({"addresses": [address], "conditions": {"ready": ready}, "targetRef": of})
 }
 
 /// Makes the endpoints of the Service `web` these. They are names for the API, whose validation would refuse some of the
 /// addresses: whoever may write slices gets past it like this.
-async fn endpoints(machine: &Machine, port: u16, endpoints: Value) {
+pub(super) async fn endpoints(machine: &Machine, port: u16, endpoints: Value) {
     let path = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
     let slice = json!({
         "metadata": {"name": "web-1", "labels": {"kubernetes.io/service-name": "web"}},
@@ -299,7 +299,7 @@ async fn move_node(machine: &Machine, address: &str) {
 }
 
 /// The Service `web`, whose port 80 is called `http`.
-async fn service(machine: &Machine) {
+pub(super) async fn service(machine: &Machine) {
     let ports = json!([{"name": "http", "port": 80, "targetPort": 8080}]);
     let service = json!({"metadata": {"name": "web"}, "spec": {"ports": ports}});
     machine.cluster.must(&admin(), "POST", SERVICES, Some(&service)).await;

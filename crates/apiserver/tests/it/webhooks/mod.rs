@@ -2,7 +2,7 @@
 
 mod matching;
 mod policies;
-mod receiver;
+pub mod receiver;
 
 use http::HeaderMap;
 use serde_json::{Value, json};

@@ -17,7 +17,7 @@ use api_machinery::status::{ApiError, Reason};
 use bytes::Bytes;
 use http::header::{HOST, HeaderValue, LOCATION};
 use http::request::Parts;
-use http::{Request, Response, StatusCode};
+use http::{Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
@@ -31,7 +31,7 @@ use crate::egress::service::{ServicePort, Trust};
 use crate::egress::{Egress, ServiceError, Stream};
 use crate::exchange::{ExchangeError, Exchanged, exchange, secure};
 use crate::request::admit::Admission;
-use crate::request::respond::{full, held};
+use crate::request::respond::{full, held, warn};
 use crate::request::route::ResourceCall;
 use crate::server::ApiServer;
 use crate::types::{Body, Operation, PeerAddress, Permit, RequestBody};
@@ -59,7 +59,7 @@ pub struct Passing {
 pub async fn pass(server: &Arc<ApiServer>, passing: Passing) -> Result<Response<Body>, ApiError> {
     let Passing { call, tail, mut parts, body, permit } = passing;
     let upgrading = headers::upgrade(&parts.headers).is_some();
-    admit(server, &call, &tail).await?;
+    let warnings = admit(server, &call, &tail).await?;
     let query = parts.uri.query().unwrap_or_default();
     let target::Request { target, path_and_query } = target::of(server, &call, &tail, query).await?;
     if !upgrading && tail.is_empty() {
@@ -80,16 +80,20 @@ pub async fn pass(server: &Arc<ApiServer>, passing: Passing) -> Result<Response<
     if let (Some(client), Some(backend)) = (client, upgraded) {
         let carrying = carry(client, backend, permit);
         drop(server.tasks().spawn(server.shutdown().clone().run_until_cancelled_owned(carrying)));
-        let (mut parts, body) = response.into_parts();
-        parts.headers = headers::of_answer(parts.headers, status);
-        return Ok(Response::from_parts(parts, body));
+        return Ok(answer(response, &warnings, None));
     }
     refuse(&target, status, upgrading)?;
-    Ok(answer(response, &backend, host.as_ref(), &call, &tail).map(|body| held(body, permit)))
+    let path = call.info.path.as_str();
+    let redirects = headers::Redirects {
+        backend: &backend.to_string(),
+        host: host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or_default(),
+        prefix: path.strip_suffix(&tail).unwrap_or(path),
+    };
+    Ok(answer(response, &warnings, Some(redirects)).map(|body| held(body, permit)))
 }
 
-/// What the rest of the cluster has to say about the connection.
-async fn admit(server: &ApiServer, call: &ResourceCall, tail: &str) -> Result<(), ApiError> {
+/// What the rest of the cluster has to say about the connection: warnings, or no.
+async fn admit(server: &ApiServer, call: &ResourceCall, tail: &str) -> Result<Vec<String>, ApiError> {
     let others = &call.resource.subresources.others;
     let kind = others.iter().find(|other| other.name == call.info.subresource.as_str());
     let kind = kind.map(|entry| &*entry.kind).unwrap_or_default();
@@ -98,7 +102,8 @@ async fn admit(server: &ApiServer, call: &ResourceCall, tail: &str) -> Result<()
         Admission { call, operation: Operation::Connect, old: None, dry_run: false, options: &json!({}) };
     let mut warnings = Vec::new();
     admission.mutate(server, Some(&mut options), &mut warnings).await?;
-    admission.check(server, Some(&mut options), &mut warnings).await
+    admission.check(server, Some(&mut options), &mut warnings).await?;
+    Ok(warnings)
 }
 
 /// A page's links are relative to where it is: what is at the root is below a slash.
@@ -208,21 +213,19 @@ fn refuse(target: &Target, status: StatusCode, upgrading: bool) -> Result<(), Ap
 /// The answer as it is passed back.
 fn answer(
     response: Response<Body>,
-    backend: &SocketAddr,
-    host: Option<&HeaderValue>,
-    call: &ResourceCall,
-    tail: &str,
+    warnings: &[String],
+    redirects: Option<headers::Redirects<'_>>,
 ) -> Response<Body> {
     let (mut parts, body) = response.into_parts();
+    // The client is spoken to as it is, whatever the backend speaks.
+    parts.version = Version::default();
     parts.headers = headers::of_answer(parts.headers, parts.status);
-    let path = call.info.path.as_str();
-    let redirects = headers::Redirects {
-        backend: &backend.to_string(),
-        host: host.and_then(|host| host.to_str().ok()).unwrap_or_default(),
-        prefix: path.strip_suffix(tail).unwrap_or(path),
-    };
-    redirects.rewrite(&mut parts.headers);
-    Response::from_parts(parts, body)
+    if let Some(redirects) = redirects {
+        redirects.rewrite(&mut parts.headers);
+    }
+    let mut response = Response::from_parts(parts, body);
+    warn(&mut response, warnings);
+    response
 }
 
 /// Carries bytes both ways until one side ends, and what is on its way then.

@@ -110,13 +110,18 @@ pub fn send(
     if code != StatusCode::OK {
         *response.status_mut() = code;
     }
+    warn(&mut response, &warnings);
+    drop(permit);
+    Ok(response)
+}
+
+/// Adds `Warning` headers.
+pub fn warn(response: &mut Response<Body>, warnings: &[String]) {
     for warning in warnings.iter().take(super::decode::MAX_WARNINGS) {
         if let Some(value) = warning_header(warning) {
             response.headers_mut().append(WARNING, value);
         }
     }
-    drop(permit);
-    Ok(response)
 }
 
 /// A body that keeps its permit until it ends or nobody reads it any more.
@@ -362,6 +367,15 @@ mod tests {
         flate2::read::GzDecoder::new(&packed[..]).read_to_end(&mut unpacked).expect("gzip");
         assert_eq!(unpacked, plain);
         assert!(packed.len() < plain.len() / 4);
+    }
+
+    #[test]
+    fn a_place_is_kept_for_as_long_as_the_body_is() {
+        let place = Arc::new(());
+        let body = held(full(Bytes::from_static(b"a")), Permit::holding(place.clone()));
+        assert_eq!(Arc::strong_count(&place), 2);
+        drop(body);
+        assert_eq!(Arc::strong_count(&place), 1);
     }
 
     #[test]

@@ -7,6 +7,42 @@ use crate::neighbour::Neighbour;
 const NAME: &str = "far";
 const ADDRESS: &str = "172.30.0.3";
 
+/// Two that serve: one at an address of its own, one at the node's.
+const SERVED: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: web, labels: {app: web}}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers:
+    - name: web
+      image: skiff.local/busybox:1.35
+      command: [sh, -c, "mkdir /www; echo served > /www/index.html; exec httpd -f -p 8080 -h /www"]
+      ports: [{containerPort: 8080}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {selector: {app: web}, ports: [{name: http, port: 80, targetPort: 8080}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: host, labels: {app: host}}
+spec:
+  hostNetwork: true
+  terminationGracePeriodSeconds: 1
+  containers:
+    - name: web
+      image: skiff.local/busybox:1.35
+      command: [sh, -c, "mkdir /www; echo on the host > /www/index.html; httpd -p 9101 -h /www; exec httpd -f -p 9100 -h /www"]
+      ports: [{containerPort: 9100}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: host}
+spec: {selector: {app: host}, ports: [{name: http, port: 80, targetPort: 9100}]}
+"#;
+
 /// A control plane without a node, started with these arguments as well.
 fn control_plane(name: &str, arguments: &str) -> Option<Cluster> {
     let cluster = Cluster::machine(name, Form::Server)?;
@@ -48,6 +84,7 @@ fn what_the_control_plane_cannot_reach_it_reaches_through_the_nodes_tunnel() {
     let refused = cluster.try_inside(&direct).expect_err("there is no direct way");
     assert!(refused.contains("28"), "curl says that it timed out: {refused}");
     until(60, "the tunnel is open", || cluster.try_kubectl("logs there").is_ok_and(|log| log == "hello"));
+    what_runs_on_the_node_is_asked_through_the_server(&cluster);
 
     // No packet gets through any more, and nobody is told.
     cluster.inside(&format!(
@@ -70,6 +107,37 @@ fn what_the_control_plane_cannot_reach_it_reaches_through_the_nodes_tunnel() {
     });
     assert!(cluster.try_inside(&direct).is_err(), "there is still no other way");
     machine.switch_off();
+}
+
+/// `proxy` of pods, Services and nodes, as kubectl asks for it.
+fn what_runs_on_the_node_is_asked_through_the_server(cluster: &Cluster) {
+    cluster.apply(SERVED);
+    cluster.kubectl("wait --for=condition=Ready pod/web pod/host --timeout=60s");
+    let raw = |path: &str| cluster.try_kubectl(&format!("get --raw /api/v1/{path}"));
+    let table = [
+        ("namespaces/default/services/web:80/proxy/", "served"),
+        ("namespaces/default/services/http:web:http/proxy/index.html", "served"),
+        ("namespaces/default/pods/web/proxy/", "served"),
+        ("namespaces/default/pods/web:8080/proxy", "served"),
+        ("namespaces/default/services/host:http/proxy/", "on the host"),
+        ("namespaces/default/pods/host/proxy/", "on the host"),
+        ("nodes/far:9100/proxy/", "on the host"),
+        ("nodes/far/proxy/healthz", "ok"),
+    ];
+    for (path, wanted) in table {
+        until(60, path, || raw(path).is_ok_and(|answer| answer == wanted));
+    }
+    // It listens on the node as well, but no pod says so.
+    let error = raw("nodes/far:9101/proxy/").expect_err("it is not asked");
+    let words = format!("{ADDRESS}:9101 may not be reached through the tunnel of this node");
+    assert!(error.contains(&words), "{error}");
+    // The same for programs that speak to `kubectl proxy`.
+    let line = format!("out/bin/kubectl --kubeconfig {} proxy --port 8001", cluster.kubeconfig().display());
+    cluster.inside(&format!("{line} </dev/null >/dev/null 2>&1 &"));
+    let url = "http://127.0.0.1:8001/api/v1/namespaces/default/services/http:web:80/proxy/";
+    until(60, "kubectl proxies", || {
+        cluster.try_inside(&format!("curl -sf {url}")).is_ok_and(|page| page == "served")
+    });
 }
 
 #[test]

@@ -676,7 +676,7 @@ async fn nothing_behind_a_failed_upgrade_is_forwarded() {
         while !head.ends_with(b"\r\n\r\n") {
             head.push(stream.read_u8().await.expect("the request"));
         }
-        let refusal = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno";
+        let refusal = b"HTTP/1.0 403 Forbidden\r\nContent-Length: 2\r\n\r\nno";
         stream.write_all(refusal).await.expect("written");
         let mut rest = Vec::new();
         stream.read_to_end(&mut rest).await.expect("the server hangs up");

@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use rustix::process::{WaitOptions, waitpid};
+use rustix::process::{WaitOptions, wait};
 
 use crate::process::{Command, Daemon, Identity, ProcessError};
 
@@ -110,13 +110,14 @@ pub fn set_hostname(name: &str) -> io::Result<()> {
     rustix::system::sethostname(name.as_bytes()).map_err(io::Error::from)
 }
 
-/// Takes note of every child that has ended, so that nothing is left of it.
+/// Takes note of every child that has ended, so that nothing is left of it. (Of any session: what runs in a machine has
+/// one of its own.)
 ///
 /// # Errors
 /// The system refuses.
 pub fn reap() -> io::Result<()> {
     loop {
-        match waitpid(None, WaitOptions::NOHANG) {
+        match wait(WaitOptions::NOHANG) {
             Ok(Some(_)) => {}
             Ok(None) | Err(rustix::io::Errno::CHILD) => return Ok(()),
             Err(error) => return Err(error.into()),

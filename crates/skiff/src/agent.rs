@@ -14,6 +14,7 @@ use host::network::Held;
 use host::nft::NftProgram;
 use kube_proxy::plan::Ranges;
 use kubelet::config::ServerTls;
+use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -29,6 +30,10 @@ const KUBELET_PORT: u16 = 10250;
 
 /// Runs until shutdown, or until a part of the node cannot go on: the whole process then ends and is started again.
 pub async fn run(flags: AgentFlags, shutdown: CancellationToken) -> Result<()> {
+    flags.node.check_ranges(&flags.service_cidr)?;
+    let kubelet = SocketAddr::new(flags.node.address(), KUBELET_PORT);
+    // The kubelet listens once the node has joined. That it cannot is said before, while nothing has been asked for.
+    TcpListener::bind(kubelet).await.with_context(|| format!("the kubelet cannot listen on {kubelet}"))?;
     let tasks = TaskTracker::new();
     let base = Base {
         clock: Clock::system(),
@@ -89,8 +94,7 @@ async fn credentials(flags: &AgentFlags, base: &Base) -> Result<Option<Credentia
     if let Some(server) = &flags.join.server {
         let Some(joined) = join::join(server, &flags.join, &flags.node, base).await? else { return Ok(None) };
         let node = &flags.node;
-        let kubelet =
-            SocketAddr::new(node.node_ip.unwrap_or_else(host::system::primary_address), KUBELET_PORT);
+        let kubelet = SocketAddr::new(node.address(), KUBELET_PORT);
         let (mode, name, context) =
             (flags.join.egress_selector_mode, node.name()?, base.context(joined.client.clone()));
         tunnel::start(&context, &joined, mode, &name, kubelet, &flags.service_cidr)?;
@@ -114,13 +118,13 @@ async fn credentials(flags: &AgentFlags, base: &Base) -> Result<Option<Credentia
 
 /// The way to other nodes: by the link that has the node's address.
 async fn network_config(node: &NodeFlags) -> Result<pod_network::Config> {
-    let address = node.node_ip.unwrap_or_else(host::system::primary_address);
+    let address = node.address();
     let underlay = host::links::underlay(address).await.context("--node-ip")?;
     Ok(pod_network::Config { node_name: node.name()?, mode: node.pod_network.mode(), underlay })
 }
 
 fn kubelet_config(node: &NodeFlags, tls: ServerTls, pod_mtu: u32) -> Result<kubelet::config::Config> {
-    let address = node.node_ip.unwrap_or_else(host::system::primary_address);
+    let address = node.address();
     let mut config = kubelet::config::Config::new(node.name()?, &node.data_dir);
     config.node_ips = vec![address];
     config.runtime_endpoint = node.container_runtime_endpoint.clone();

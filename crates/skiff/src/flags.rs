@@ -4,8 +4,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use controllers::node_ipam::Range;
 
 use crate::bench::BenchFlags;
 use crate::cluster::ClusterFlags;
@@ -172,6 +173,30 @@ impl NodeFlags {
                 Ok(host::system::machine().context("cannot learn the host's name")?.hostname.to_lowercase())
             }
         }
+    }
+
+    /// The node's address: as given, else that of the default route.
+    pub fn address(&self) -> IpAddr {
+        self.node_ip.unwrap_or_else(host::system::primary_address)
+    }
+
+    /// Refuses ranges that have the node's own address: what is for pods and Services does not leave a node, and so nothing
+    /// would that is for other nodes.
+    pub fn check_ranges(&self, service_cidr: &str) -> Result<()> {
+        let address = self.address();
+        let own: Range = format!("{address}/{}", if address.is_ipv4() { 32 } else { 128 }).parse()?;
+        for (flag, range) in
+            [("--cluster-cidr", self.cluster_cidr.as_str()), ("--service-cidr", service_cidr)]
+        {
+            let range: Range = range.parse().context(flag)?;
+            if range.overlaps(&own) {
+                bail!(
+                    "{flag}: {range} overlaps with the node's own address {address}; give a range that no machine of \
+                     this network has an address in"
+                );
+            }
+        }
+        Ok(())
     }
 }
 

@@ -89,7 +89,8 @@ struct Plan {
 impl Plan {
     fn of(flags: &ServerFlags) -> Result<Plan> {
         let service_cidr: Cidr = flags.service_cidr.parse().context("--service-cidr")?;
-        let address = flags.node.node_ip.unwrap_or_else(host::system::primary_address);
+        flags.node.check_ranges(&flags.service_cidr)?;
+        let address = flags.node.address();
         let config = apiserver::Config {
             service_cidr,
             advertise_address: address,

@@ -12,7 +12,7 @@ use component::identity::Identity;
 use component::kubeconfig::Kubeconfig;
 
 use crate::join::certificates::{self, Kept, Pair, Purpose};
-use crate::join::{Base, usable};
+use crate::join::{Base, unusable};
 
 /// The certificate and the key of the moment, as a client and as a server.
 const CLIENT: &str = "kubelet-client-current.pem";
@@ -48,7 +48,7 @@ pub async fn bootstrap(
     base: &Base,
 ) -> Result<Option<Bootstrapped>> {
     let path = folder.join(CLIENT);
-    let before = Pair::read(&path)?.filter(|pair| written.exists() && usable(pair, node, base));
+    let before = Pair::read(&path)?.filter(|pair| written.exists() && unusable(pair, node, base).is_none());
     let (way, pair) = match before {
         Some(pair) => (Kubeconfig::read(written).context("--kubeconfig")?, pair),
         None => {

@@ -81,13 +81,11 @@ pub async fn join(server: &str, flags: &JoinFlags, node: &NodeFlags, base: &Base
     let folder = node.data_dir.join("agent/pki");
     let (path, authority_path) = (folder.join("kubelet-client.pem"), folder.join("ca.crt"));
     let before = Pair::read(&path)?.zip(std::fs::read_to_string(&authority_path).ok());
-    let usable = before.filter(|(pair, _)| usable(pair, &name, base));
-    let (pair, authority) = match usable {
-        Some(found) => found,
-        None => {
-            let token = flags.token()?.context(
-                "this node has not joined yet, or its certificate is no longer good: give --token to join with",
-            )?;
+    let why = before.as_ref().map_or(Some(NEW.to_owned()), |(pair, _)| unusable(pair, &name, base));
+    let (pair, authority) = match (before, why) {
+        (Some(found), None) => found,
+        (_, why) => {
+            let token = flags.token()?.with_context(|| why.unwrap_or_default())?;
             let Some((pair, authority)) = bootstrap(server, &token, &name, base).await? else {
                 return Ok(None);
             };
@@ -121,7 +119,7 @@ pub async fn join(server: &str, flags: &JoinFlags, node: &NodeFlags, base: &Base
             .context("the serving certificate")?;
     }
     let context = base.context(client.clone());
-    let address = node.node_ip.unwrap_or_else(host::system::primary_address);
+    let address = node.address();
     let names = Purpose::Serving(vec![name.clone()], vec![address, IpAddr::from([127, 0, 0, 1])]);
     for (purpose, path, identity) in [
         (Purpose::Client, path, identity.clone()),
@@ -159,15 +157,34 @@ impl Base {
     }
 }
 
-/// Whether a certificate from an earlier time is still this node's and good.
-pub fn usable(pair: &Pair, name: &str, base: &Base) -> bool {
+/// What a node hears that has nothing to join with.
+const NEW: &str = "this node has not joined yet: give --token to join with";
+
+/// Why a certificate from an earlier time is of no use to this node now, if so.
+pub fn unusable(pair: &Pair, name: &str, base: &Base) -> Option<String> {
     let named = pem::parse(&pair.certificate).is_ok_and(|block| {
         x509_parser::parse_x509_certificate(block.contents()).is_ok_and(|(_, parsed)| {
             let mut names = parsed.subject().iter_common_name();
             names.next().and_then(|found| found.as_str().ok()) == Some(format!("system:node:{name}").as_str())
         })
     });
-    named && is_valid(pair, base)
+    if !named {
+        return Some(format!("this node has not joined as {name:?} yet: give --token to join with"));
+    }
+    let Ok((begins, ends)) = pair.validity() else {
+        return Some("this node's certificate cannot be read: give --token to join with".to_owned());
+    };
+    let now = base.clock.now();
+    if begins <= now && now < ends {
+        return None;
+    }
+    Some(format!(
+        "this node's certificate is good from {} to {}, and its clock says {}: if that is wrong, set the clock (is NTP \
+         running?); if it is right, give --token to join with",
+        api_machinery::clock::rfc3339(begins),
+        api_machinery::clock::rfc3339(ends),
+        api_machinery::clock::rfc3339(now),
+    ))
 }
 
 fn is_valid(pair: &Pair, base: &Base) -> bool {
@@ -240,4 +257,49 @@ fn causes(error: &dyn std::error::Error) -> String {
         inner = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use api_machinery::clock::Clock;
+    use api_machinery::entropy::Entropy;
+    use jiff::SignedDuration;
+    use rcgen::{CertificateParams, DnType, KeyPair};
+
+    use super::*;
+
+    fn pair(name: &str) -> Pair {
+        let key = KeyPair::generate().expect("a key");
+        let mut params = CertificateParams::new(Vec::new()).expect("parameters");
+        params.distinguished_name.push(DnType::CommonName, format!("system:node:{name}"));
+        params.not_before = rcgen::date_time_ymd(2026, 3, 1);
+        params.not_after = rcgen::date_time_ymd(2026, 4, 1);
+        let certificate = params.self_signed(&key).expect("a certificate").pem();
+        Pair { certificate, key: key.serialize_pem() }
+    }
+
+    #[test]
+    fn a_node_whose_clock_is_wrong_hears_of_the_clock() {
+        let begins: jiff::Timestamp = "2026-03-01T00:00:00Z".parse().expect("a time");
+        let why = |name: &str, at: SignedDuration| {
+            let base = Base {
+                clock: Clock::simulated(begins + at),
+                entropy: Entropy::seeded(1),
+                tasks: tokio_util::task::TaskTracker::new(),
+                shutdown: tokio_util::sync::CancellationToken::new(),
+            };
+            unusable(&pair("a"), name, &base).unwrap_or_default()
+        };
+        assert_eq!(why("a", SignedDuration::from_mins(5)), "");
+        let behind = why("a", SignedDuration::from_mins(-55));
+        for words in
+            ["its clock says 2026-02-28T23:05:00Z", "good from 2026-03-01T00:00:00Z", "set the clock"]
+        {
+            assert!(behind.contains(words), "{behind}");
+        }
+        assert!(
+            why("a", SignedDuration::from_hours(31 * 24 + 1)).contains("its clock says 2026-04-01T01:00:00Z")
+        );
+        assert!(why("b", SignedDuration::from_mins(5)).contains("has not joined as \"b\" yet"));
+    }
 }

@@ -214,6 +214,11 @@ fn refused(cluster: &Cluster) {
     let pki = cluster.kubeconfig();
     let pki = pki.parent().map(Path::display).expect("a folder");
     let skiff = crate::machine::binary();
+    let programs = Node::first(cluster).programs(cluster);
+    let again = |name: &str| {
+        let mut lines = programs.iter().map(|(_, line)| line);
+        lines.find(|line| line.starts_with(name)).expect("a program").clone()
+    };
     for (arguments, words) in [
         ("kube-scheduler --kubeconfig /none".to_owned(), "cannot read /none"),
         (
@@ -249,6 +254,9 @@ fn refused(cluster: &Cluster) {
             ),
             "--config",
         ),
+        // What is asked for a second time on a node.
+        (format!("{} --healthz-port 0", again("kubelet")), ":10250: Address already in use"),
+        (again("kube-proxy"), "--healthz-bind-address: cannot listen on 0.0.0.0:10256"),
     ] {
         let said =
             cluster.try_inside(&format!("timeout 10 {} {arguments}", skiff.display())).expect_err(&arguments);

@@ -17,15 +17,19 @@ fn start(machine: &Neighbour<'_>, arguments: &str) {
     machine.start(&[("agent.log", agent)]);
 }
 
-/// What an agent says that cannot join.
-fn refused(cluster: &Cluster, arguments: &str) -> String {
+/// What an agent says that cannot join the server at this port. It has nothing afterwards. (Its address is one where no
+/// kubelet listens, whoever joined before.)
+fn refused(cluster: &Cluster, port: u16, arguments: &str) -> String {
+    let data = cluster.state().join("nowhere");
     let line = format!(
-        "ip netns exec {NAME} timeout 20 {} --log-level error agent --server https://{NODE}:6443 \
-         --data-dir {}/nowhere --node-ip {SECOND} {arguments}",
+        "ip netns exec {NAME} timeout 60 {} --log-level error agent --server https://{NODE}:{port} \
+         --data-dir {} --node-ip 127.0.0.9 {arguments}",
         binary().display(),
-        cluster.state().display()
+        data.display()
     );
-    cluster.try_inside(&line).expect_err("it must not join")
+    let said = cluster.try_inside(&line).expect_err("it must not join");
+    assert!(!data.exists(), "{said}");
+    said
 }
 
 fn token(cluster: &Cluster, arguments: &str) -> String {
@@ -69,7 +73,7 @@ fn a_machine_joins_with_a_token_and_needs_it_once() {
     assert_eq!(cluster.kubectl("logs there"), "hello");
 
     // The token is gone, the machine is switched off and on: it is still the node that it was.
-    assert!(token(&cluster, &format!("delete {id}")).contains("deleted"));
+    a_token_is_used_again(&cluster, &full);
     machine.switch_off();
     let before = cluster
         .kubectl(&format!("get node {NAME} -o jsonpath='{{.status.nodeInfo.bootID}} {{.metadata.uid}}'"));
@@ -103,9 +107,52 @@ fn what_is_said_when_it_cannot(cluster: &Cluster, full: &str) {
         (String::new(), "give --token"),
     ];
     for (arguments, why) in table {
-        let said = refused(cluster, &arguments);
+        let said = refused(cluster, 6443, &arguments);
         assert!(said.contains(why), "{arguments}: {said}");
     }
+    clocks_differ(cluster, full);
     let nodes = cluster.kubectl("get nodes -o name");
     assert_eq!(nodes, "node/skiff-node", "nobody joined");
+    assert_eq!(cluster.kubectl("get csr -o name"), "", "nobody asked for a certificate");
+}
+
+/// A server whose answers are of another time. (No namespace has a clock of its own: the server is one of canned answers.)
+fn clocks_differ(cluster: &Cluster, full: &str) {
+    for (port, other, words) in [(7443, "1 hour", " s behind it;"), (7444, "-1 hour", " s ahead of it;")] {
+        let folder = cluster.state().join(format!("clock-{port}"));
+        let (folder, path) = (folder.display(), "api/v1/namespaces/kube-public/configmaps");
+        cluster.inside(&format!(
+            "mkdir -p {folder}/{path} && cd {folder} && \
+             openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=other -keyout key -out certificate 2>/dev/null && \
+             setsid openssl s_server -quiet -accept {port} -key key -cert certificate -HTTP </dev/null >log 2>&1 &"
+        ));
+        let listens = format!("ss -Hltn 'sport = :{port}' | grep -q .");
+        until(30, "the other server listens", || cluster.try_inside(&listens).is_ok());
+        cluster.inside(&format!(
+            "date=$(LC_ALL=C date -u -d '{other}' '+%a, %d %b %Y %H:%M:%S GMT') && \
+             printf 'HTTP/1.0 200 OK\\r\\nDate: %s\\r\\nContent-Length: 2\\r\\n\\r\\n{{}}' \"$date\" \
+             >{folder}/{path}/cluster-info"
+        ));
+        let said = refused(cluster, port, &format!("--token {full}"));
+        for words in ["the clocks differ: this node's says", words, "is NTP running on both?"] {
+            assert!(said.contains(words), "{said}");
+        }
+    }
+}
+
+/// Tokens are good for any number of nodes until they expire or are deleted, as upstream. So a token that was used before is
+/// refused to whoever says that he is a node that joined with it, and to everybody once it is gone.
+fn a_token_is_used_again(cluster: &Cluster, full: &str) {
+    let said = refused(cluster, 6443, &format!("--token {full} --node-name {NAME}"));
+    assert!(said.contains(&format!("the name \"{NAME}\" is taken by a node that is alive")), "{said}");
+    let (id, _) = full.rsplit_once("::").and_then(|(_, short)| short.split_once('.')).expect("a full token");
+    assert!(token(cluster, &format!("delete {id}")).contains("deleted"));
+    let said = refused(cluster, 6443, &format!("--token {full} --node-name third"));
+    assert!(said.contains(&format!("there is no token {id} (any more)")), "{said}");
+    let nodes = cluster.kubectl("get nodes -o name");
+    assert_eq!(
+        nodes.lines().collect::<Vec<_>>(),
+        [&format!("node/{NAME}"), "node/skiff-node"],
+        "nobody joined"
+    );
 }

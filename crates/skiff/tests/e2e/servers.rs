@@ -1,12 +1,13 @@
 //! Three servers on three etcd members: what one writes another reads, nothing is given out twice, and what the death of
-//! a server, of a leader, and of members of the etcd costs.
+//! a server and of leaders costs. That of members of the etcd is in `etcd.rs`.
 
 #![expect(clippy::disallowed_methods, reason = "an end-to-end test is what starts the processes under test")]
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
@@ -15,22 +16,22 @@ use serde_json::{Value, json};
 use crate::cluster::{Cluster, assert_gone, processes, text, traces};
 use crate::machine::until;
 
-const NODES: [&str; 3] = ["node-1", "node-2", "node-3"];
-const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+pub const NODES: [&str; 3] = ["node-1", "node-2", "node-3"];
+pub const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 const SERVICES: &str = "/api/v1/namespaces/default/services";
-/// The certificate by which a server asks its etcd, which has the address of the member beside it.
-const ETCD: &str = "cd /var/lib/skiff/etcd && exec etcdctl --endpoints https://127.0.0.1:2379 \
-                    --cacert ca.crt --cert client.pem --key client.pem";
+/// A Lease is good for 15 s. Who waits for it looks every 2 s, or up to a fifth later, at it: once to see it renewed for the
+/// last time, once to take it. One second is for asking who leads.
+const TAKEN_OVER: Duration = Duration::from_millis(15_000 + 2 * 2_400 + 1_000);
 
 /// The API as the administrator: through the balancer, or of one server.
-struct Api<'a> {
-    cluster: &'a Cluster,
-    node: Option<&'static str>,
+pub struct Api<'a> {
+    pub cluster: &'a Cluster,
+    pub node: Option<&'static str>,
 }
 
 impl Api<'_> {
     /// What asks; it gives up after `seconds`, if that is not zero.
-    fn curl(&self, seconds: u64, words: &[&str], path: &str) -> Command {
+    pub fn curl(&self, seconds: u64, words: &[&str], path: &str) -> Command {
         let tls = self.cluster.folder().join("nodes/node-1/var-lib/skiff/server/tls");
         let limit = seconds.to_string();
         let (ca, own) = (tls.join("ca.pem"), tls.join("admin.pem"));
@@ -52,7 +53,7 @@ impl Api<'_> {
     }
 
     /// The code, 0 for no answer, and the answer.
-    fn send(&self, seconds: u64, method: &str, path: &str, body: &Value) -> (u16, String) {
+    pub fn send(&self, seconds: u64, method: &str, path: &str, body: &Value) -> (u16, String) {
         let body = body.to_string();
         let mut words = vec!["-w", "\n%{http_code}", "-X", method];
         if body != "null" {
@@ -64,18 +65,24 @@ impl Api<'_> {
         (code.parse().unwrap_or(0), answer.to_owned())
     }
 
-    fn get(&self, path: &str) -> (u16, Value) {
+    pub fn get(&self, path: &str) -> (u16, Value) {
         let (code, answer) = self.send(20, "GET", path, &Value::Null);
         (code, serde_json::from_str(&answer).unwrap_or(Value::Null))
     }
 
     /// Makes a ConfigMap; says whether that was acknowledged.
-    fn write(&self, name: &str) -> bool {
+    pub fn write(&self, name: &str) -> bool {
         self.send(20, "POST", MAPS, &map(name)).0 == 201
     }
 
-    fn watch(&self) -> Watch {
-        let mut command = self.curl(0, &[], &format!("{MAPS}?watch=true&labelSelector=seen%3Dyes"));
+    /// Follows ConfigMaps.
+    pub fn watch(&self) -> Watch {
+        self.watch_path(&format!("{MAPS}?watch=true&labelSelector=seen%3Dyes"))
+    }
+
+    /// What comes last, once the watch has ended, is the server's certificate.
+    fn watch_path(&self, path: &str) -> Watch {
+        let mut command = self.curl(0, &["-w", "%{certs}"], path);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("curl starts");
         let (tell, told) = channel();
         let out = BufReader::new(child.stdout.take().expect("a pipe"));
@@ -91,25 +98,32 @@ impl Api<'_> {
 }
 
 /// An open watch.
-struct Watch {
+pub struct Watch {
     child: Child,
     told: Receiver<String>,
 }
 
 impl Watch {
-    fn ended(&mut self) -> bool {
+    pub fn ended(&mut self) -> bool {
         self.child.try_wait().expect("a child").is_some()
     }
 
     /// Waits for an event that mentions this.
-    fn tells(&self, seconds: u64, what: &str) -> bool {
+    pub fn tells(&self, seconds: u64, what: &str) -> bool {
+        self.told_until(seconds, &[what]).is_some()
+    }
+
+    /// All that it told, up to a line that mentions one of these.
+    fn told_until(&self, seconds: u64, what: &[&str]) -> Option<Vec<String>> {
         let end = Instant::now() + Duration::from_secs(seconds);
+        let mut lines = Vec::new();
         while let Ok(line) = self.told.recv_timeout(end.saturating_duration_since(Instant::now())) {
-            if line.contains(what) {
-                return true;
+            lines.push(line);
+            if lines.last().is_some_and(|line| what.iter().any(|what| line.contains(what))) {
+                return Some(lines);
             }
         }
-        false
+        None
     }
 }
 
@@ -120,11 +134,11 @@ impl Drop for Watch {
     }
 }
 
-fn map(name: &str) -> Value {
+pub fn map(name: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "labels": {"seen": "yes"}}})
 }
 
-fn place(name: &str) -> Option<Cluster> {
+pub fn place(name: &str) -> Option<Cluster> {
     let cluster = Cluster::place(name)?;
     cluster.create("--nodes 3 --servers 3");
     Some(cluster)
@@ -141,7 +155,7 @@ fn three_servers_are_one() {
     until(60, "the Service leads to those that are left", || service_leads_to(&cluster, &[2, 4]));
     cluster.skiff("start node-2").expect("started");
     until(60, "the Service leads to all servers again", || service_leads_to(&cluster, &[2, 3, 4]));
-    a_leader_dies(&cluster);
+    leaders_die(&cluster);
 }
 
 fn one_writes_and_another_reads(cluster: &Cluster) {
@@ -196,21 +210,12 @@ fn service_leads_to(cluster: &Cluster, last: &[u8]) -> bool {
 
 /// Only what was open to the server that dies ends; whoever asks anew is answered, at once.
 fn a_server_dies_under_load(cluster: &Cluster, all: &Api) {
-    let mut watches: Vec<Watch> = (0..12).map(|_| all.watch()).collect();
+    let watches: Vec<Watch> = (0..12).map(|_| all.watch()).collect();
+    let direct = NODES.map(|node| Api { cluster, node: Some(node) }.watch());
     assert!(all.write("before"));
-    assert!(watches.iter().all(|watch| watch.tells(30, "\"before\"")), "all watches have begun");
-    let stop = AtomicBool::new(false);
-    let (failed, asked) = std::thread::scope(|scope| {
-        let load = scope.spawn(|| {
-            let (mut failed, mut asked) = (0, 0);
-            let began = Instant::now();
-            while !stop.load(Ordering::Relaxed) && began.elapsed() < Duration::from_secs(120) {
-                asked += 1;
-                failed += usize::from(all.get(&format!("{MAPS}/before")).0 != 200);
-            }
-            (failed, asked)
-        });
-        until(30, "requests flow", || all.get(&format!("{MAPS}/before")).0 == 200);
+    let begun = |watch: &Watch| watch.tells(30, "\"before\"");
+    assert!(watches.iter().all(begun) && direct.iter().all(begun), "all watches have begun");
+    let died = under_load(all, || {
         kill(cluster, "node-2", "skiff serve[r]");
         let died = Instant::now();
         for number in 0..20 {
@@ -219,168 +224,89 @@ fn a_server_dies_under_load(cluster: &Cluster, all: &Api) {
                 "a new connection goes to a server that lives"
             );
         }
-        eprintln!("20 writes after the death took {:?}", died.elapsed());
-        stop.store(true, Ordering::Relaxed);
-        load.join().expect("no panic")
+        died
     });
-    assert!(failed <= 1, "only a request that was under way may fail: {failed} of {asked}");
-    watches.retain_mut(|watch| !watch.ended());
-    let ended = 12 - watches.len();
-    eprintln!("{ended} of 12 watches ended, {failed} of {asked} requests failed");
-    assert!((1..=8).contains(&ended), "{ended} of 12 watches were on one of three servers");
-    assert!(watches.iter().all(|watch| watch.tells(30, "meanwhile-19")), "the others go on");
+    eprintln!("20 writes after the death took {:?}", died.elapsed());
+    let (goes_on, was_its) = ("\"meanwhile-19\"", "IP Address:172.30.0.3");
+    for (watch, told) in direct.iter().zip([goes_on, was_its, goes_on]) {
+        assert!(watch.tells(30, told), "that of the dead server ends, and no other");
+    }
+    // Each of those through the balancer goes on, or has ended and was the dead server's.
+    let told = |watch: &Watch| watch.told_until(30, &[goes_on, was_its]).is_some();
+    assert!(watches.iter().all(told), "a watch ended with a server that lives, or hangs");
 }
 
-/// Another leads when the Lease has run out, and what the dead one had begun is finished once.
-fn a_leader_dies(cluster: &Cluster) {
-    let holder = || {
-        let lease = "get lease kube-controller-manager -n kube-system -o jsonpath='{.spec.holderIdentity}'";
-        cluster.kubectl(lease).unwrap_or_default().split('_').next().unwrap_or_default().to_owned()
-    };
-    until(60, "somebody leads", || NODES.contains(&holder().as_str()));
-    let leader = holder();
-    cluster.must("create deployment once --image=skiff.local/busybox:1.35 --replicas=6 -- sleep 10000");
-    kill(cluster, &leader, "skiff serve[r]");
-    let died = Instant::now();
-    until(40, "another leads", || NODES.contains(&holder().as_str()) && holder() != leader);
-    eprintln!("another leads after {:?}", died.elapsed());
-    cluster.must("rollout status deployment/once --timeout=120s");
-    let made = |what: &str| cluster.must(&format!("get {what} -l app=once -o name")).lines().count();
-    assert_eq!((made("replicasets"), made("pods")), (1, 6), "nothing was made twice");
-    cluster.skiff(&format!("start {leader}")).expect("started");
-}
-
-fn kill(cluster: &Cluster, node: &str, what: &str) {
-    cluster.on(node, &format!("exec pkill -9 -f \"{what}\"")).expect("killed");
-}
-
-fn kill_member(cluster: &Cluster, node: &str) {
-    cluster.on(node, "exec pkill -9 -x etcd").expect("killed");
-}
-
-fn member_is_well(cluster: &Cluster, node: &str) -> bool {
-    cluster.on(node, &format!("{ETCD} endpoint health")).is_ok()
-}
-
-fn etcd_leader(cluster: &Cluster) -> Option<&'static str> {
-    let leads = |node: &&str| {
-        let status = cluster.on(node, &format!("{ETCD} endpoint status -w json")).ok()?;
-        let status: Value = serde_json::from_str(&status).ok()?;
-        let status = &status[0]["Status"];
-        Some(status["leader"].is_u64() && status["leader"] == status["header"]["member_id"])
-    };
-    NODES.into_iter().find(|node| leads(node).unwrap_or(false))
-}
-
-/// Writes on, and remembers what was acknowledged.
-#[derive(Default)]
-struct Writer {
-    begun: usize,
-    acknowledged: Vec<String>,
-}
-
-impl Writer {
-    /// Tries until a write is acknowledged; says how long that took.
-    fn write(&mut self, api: &Api, seconds: u64) -> Duration {
-        let began = Instant::now();
-        loop {
-            self.begun += 1;
-            let name = format!("w{}", self.begun);
-            if api.write(&name) {
-                self.acknowledged.push(name);
-                return began.elapsed();
-            }
-            assert!(began.elapsed() < Duration::from_secs(seconds), "no write within {seconds} s");
+/// What several ask all the while, one after the other each. Whatever of it fails was under way when the server died.
+fn under_load(all: &Api, kill: impl FnOnce() -> Instant) -> Instant {
+    let (stop, failed, asked) = (AtomicBool::new(false), Mutex::new(Vec::new()), AtomicUsize::new(0));
+    let died = std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let limit = Instant::now() + Duration::from_secs(120);
+                while !stop.load(Ordering::Relaxed) && Instant::now() < limit {
+                    let began = Instant::now();
+                    if all.get(&format!("{MAPS}/before")).0 != 200 {
+                        failed.lock().expect("no panic").push(began);
+                    }
+                    asked.fetch_add(1, Ordering::Relaxed);
+                }
+            });
         }
-    }
-
-    /// Nothing that was acknowledged is missing.
-    fn check(&self, api: &Api) {
-        let (code, list) = api.get(MAPS);
-        assert_eq!(code, 200);
-        let items = list["items"].as_array().expect("a list");
-        let found: BTreeSet<&str> =
-            items.iter().filter_map(|item| item["metadata"]["name"].as_str()).collect();
-        let lost: Vec<&String> =
-            self.acknowledged.iter().filter(|name| !found.contains(name.as_str())).collect();
-        assert!(lost.is_empty(), "{lost:?} of {} writes are lost", self.acknowledged.len());
-    }
+        until(30, "requests flow", || asked.load(Ordering::Relaxed) > 8);
+        let died = kill();
+        stop.store(true, Ordering::Relaxed);
+        died
+    });
+    let (failed, asked) = (failed.into_inner().expect("no panic"), asked.into_inner());
+    eprintln!("{} of {asked} requests failed", failed.len());
+    assert!(
+        failed.len() <= 4 && failed.iter().all(|began| *began < died),
+        "only what was under way may fail"
+    );
+    died
 }
 
-#[test]
-fn members_of_the_etcd_die_and_come_back() {
-    let Some(cluster) = place("members") else { return };
-    let api = Api { cluster: &cluster, node: None };
-    let mut writer = Writer::default();
-    let soak: usize = std::env::var("SKIFF_SOAK").ok().and_then(|times| times.parse().ok()).unwrap_or(1);
-    for cycle in 0..5 * soak.clamp(1, 10) {
-        let node = NODES[cycle % 3];
-        writer.write(&api, 30);
-        kill_member(&cluster, node);
-        let took = writer.write(&api, 30);
-        eprintln!("a write {took:?} after the death of {node}'s member");
-        cluster.skiff(&format!("start {node}")).expect("started");
-        until(60, "the member is back", || member_is_well(&cluster, node));
+/// Others lead when the Leases have run out, and what the dead had begun is finished once.
+fn leaders_die(cluster: &Cluster) {
+    const LEASES: [&str; 2] = ["kube-controller-manager", "kube-scheduler"];
+    let holder = |lease: &str| {
+        let line = format!("get lease {lease} -n kube-system -o jsonpath='{{.spec.holderIdentity}}'");
+        cluster.kubectl(&line).unwrap_or_default().split('_').next().unwrap_or_default().to_owned()
+    };
+    let leads = |lease: &str| NODES.into_iter().find(|node| *node == holder(lease));
+    until(60, "somebody leads", || LEASES.iter().all(|lease| leads(lease).is_some()));
+    let dead = LEASES.map(|lease| leads(lease).expect("somebody leads"));
+    let alive = NODES.into_iter().find(|node| !dead.contains(node)).expect("two leaders of three servers");
+    let pods = "/api/v1/namespaces/default/pods?watch=true&labelSelector=app%3Donce";
+    let pods = Api { cluster, node: Some(alive) }.watch_path(pods);
+    cluster.must("create deployment once --image=skiff.local/busybox:1.35 --replicas=6 -- sleep 10000");
+    for node in BTreeSet::from(dead) {
+        kill(cluster, node, "skiff serve[r]");
     }
-    writer.check(&api);
-    two_of_three_are_lost(&cluster, &mut writer);
-    the_leader_is_cut_off(&cluster, &mut writer);
-    for node in NODES {
-        writer.check(&Api { cluster: &cluster, node: Some(node) });
+    let died = Instant::now();
+    for (lease, dead) in LEASES.into_iter().zip(dead) {
+        until(60, lease, || leads(lease).is_some_and(|leader| leader != dead));
+        let took = died.elapsed();
+        eprintln!("{lease}: another leads after {took:?}");
+        assert!(took < TAKEN_OVER, "{lease}: {took:?}");
     }
-}
-
-fn two_of_three_are_lost(cluster: &Cluster, writer: &mut Writer) {
-    let api = Api { cluster, node: Some("node-1") };
-    let watch = api.watch();
-    writer.write(&api, 30);
-    let first = writer.acknowledged.last().expect("a write").clone();
-    assert!(watch.tells(30, &format!("\"{first}\"")), "the watch has begun");
-    let server = "exec pgrep --oldest -f \"skiff serve[r]\"";
-    let pids = || NODES.map(|node| cluster.on(node, server).expect("a server"));
-    let before = pids();
-    kill_member(cluster, "node-2");
-    kill_member(cluster, "node-3");
-
-    let began = Instant::now();
-    let (code, answer) = api.send(30, "POST", MAPS, &map("late"));
-    assert!(code == 500 && answer.contains("etcdserver: request timed out"), "{code} {answer}");
-    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
-    assert_eq!(api.get(&format!("{MAPS}/{first}?resourceVersion=0")).0, 200);
-    assert_eq!(api.get(&format!("{MAPS}/{first}")).0, 500, "who asks for the newest state hears the truth");
-    let (code, answer) = api.send(20, "GET", "/readyz?verbose", &Value::Null);
-    assert!(code == 500 && answer.contains("[-]etcd failed"), "{code} {answer}");
-    // With the balancer it is the same, although no server is ready.
-    let through = Api { cluster, node: None };
-    assert_eq!(through.get(&format!("{MAPS}/{first}?resourceVersion=0")).0, 200);
-    assert_eq!(pids(), before, "nothing crashed");
-
-    for node in ["node-2", "node-3"] {
+    cluster.must("rollout status deployment/once --timeout=120s");
+    assert_eq!(cluster.must("get replicasets -l app=once -o name").lines().count(), 1);
+    // Nor was anything made twice and taken back: the watch tells of every pod that ever was.
+    cluster.must("label pods -l app=once finished=yes");
+    let mut made = BTreeSet::new();
+    for line in pods.told_until(30, &["\"finished\":\"yes\""]).expect("the watch goes on") {
+        let event: Value = serde_json::from_str(&line).expect("an event");
+        made.insert(event["object"]["metadata"]["name"].to_string());
+    }
+    assert_eq!(made.len(), 6, "nothing was made twice: {made:?}");
+    for node in BTreeSet::from(dead) {
         cluster.skiff(&format!("start {node}")).expect("started");
     }
-    let took = writer.write(&api, 60);
-    eprintln!("a write {took:?} after the quorum came back");
-    let last = writer.acknowledged.last().expect("a write");
-    assert!(watch.tells(60, &format!("\"{last}\"")), "the watch goes on");
-    assert_eq!(pids(), before, "nothing crashed");
-    writer.check(&through);
 }
 
-fn the_leader_is_cut_off(cluster: &Cluster, writer: &mut Writer) {
-    let api = Api { cluster, node: None };
-    until(60, "a member leads", || etcd_leader(cluster).is_some());
-    let leader = etcd_leader(cluster).expect("a leader");
-    cluster.skiff(&format!("partition {leader}")).expect("cut off");
-    let took = writer.write(&api, 60);
-    eprintln!("a write {took:?} after {leader}, whose member led, was cut off");
-    let alone = Api { cluster, node: Some(leader) };
-    let (code, answer) = alone.send(30, "POST", MAPS, &map("alone"));
-    assert!(code == 500 && answer.contains("etcdserver: request timed out"), "{code} {answer}");
-    cluster.skiff("heal").expect("healed");
-    let began = Instant::now();
-    until(60, "the server that was cut off serves again", || alone.get(&format!("{MAPS}/w1")).0 == 200);
-    eprintln!("it serves again after {:?}", began.elapsed());
-    writer.write(&alone, 30);
+pub fn kill(cluster: &Cluster, node: &str, what: &str) {
+    cluster.on(node, &format!("exec pkill -9 -f \"{what}\"")).expect("killed");
 }
 
 /// Told to stop, killed, or failing while there are servers and members of an etcd.

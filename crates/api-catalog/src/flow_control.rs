@@ -102,8 +102,8 @@ fn shares(level: &Value) -> Value {
 }
 
 fn dangling(schema: &Value) -> Value {
-    let conditions = schema["status"]["conditions"].as_array().into_iter().flatten();
-    let dangling = conditions.filter(|condition| condition["type"] == "Dangling").last();
+    let mut conditions = schema["status"]["conditions"].as_array().into_iter().flatten();
+    let dangling = conditions.rfind(|condition| condition["type"] == "Dangling");
     Value::from(dangling.and_then(|condition| condition["status"].as_str()).unwrap_or("?"))
 }
 

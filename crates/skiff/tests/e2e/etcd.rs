@@ -1,6 +1,8 @@
 //! The etcd of three servers: what the death of one member, of two, and of the leader costs, a member whose files are
 //! damaged, and servers that it is not for. The same without servers is in `crates/store`.
 
+#![expect(clippy::disallowed_methods, reason = "an end-to-end test lives in real time")]
+
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 

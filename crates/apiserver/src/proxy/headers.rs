@@ -6,8 +6,8 @@ use std::net::IpAddr;
 
 use http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
-    ACCESS_CONTROL_ALLOW_ORIGIN, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, EXPECT, HeaderName, HeaderValue,
-    LOCATION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL, TE, TRAILER,
+    ACCESS_CONTROL_ALLOW_ORIGIN, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HeaderName,
+    HeaderValue, LOCATION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL, TE, TRAILER,
     TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderMap, StatusCode};
@@ -79,6 +79,7 @@ pub fn of_request(mut headers: HeaderMap, client: Option<IpAddr>, path: &str) ->
         headers.remove(name);
     }
     drop_token(&mut headers);
+    join_cookies(&mut headers);
     if let Some(client) = client {
         let before = headers.get_all(FORWARDED_FOR).into_iter().filter_map(|line| line.to_str().ok());
         let all: Vec<String> = before.map(str::to_owned).chain([client.to_string()]).collect();
@@ -87,6 +88,16 @@ pub fn of_request(mut headers: HeaderMap, client: Option<IpAddr>, path: &str) ->
     put(&mut headers, FORWARDED_URI, path);
     put_upgrade(&mut headers, protocol);
     headers
+}
+
+/// HTTP/2 may send cookies one by one, HTTP/1.1 may not.
+fn join_cookies(headers: &mut HeaderMap) {
+    let lines: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if lines.len() > 1
+        && let Ok(all) = HeaderValue::from_bytes(&lines.join(&b"; "[..]))
+    {
+        headers.insert(COOKIE, all);
+    }
 }
 
 /// Sets a header, or takes it out if it cannot have that value.
@@ -207,13 +218,14 @@ mod tests {
             ("sec-websocket-protocol", "v4.channel.k8s.io, base64url.bearer.authorization.k8s.io.c2VjcmV0"),
             ("upgrade", "h2c"),
             ("cookie", "a=b"),
+            ("cookie", "c=d"),
             ("content-length", "7"),
             ("transfer-encoding", "chunked"),
         ]);
         let passed = of_request(sent, "192.0.2.7".parse().ok(), "/api/v1/x/proxy/y");
         let wanted = [
             "accept: text/html",
-            "cookie: a=b",
+            "cookie: a=b; c=d",
             "sec-websocket-protocol: v4.channel.k8s.io",
             "x-forwarded-for: 198.51.100.1, 192.0.2.7",
             "x-forwarded-uri: /api/v1/x/proxy/y",

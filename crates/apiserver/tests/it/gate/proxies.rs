@@ -270,6 +270,15 @@ pub(super) async fn pod(machine: &Machine, name: &str, address: &str) {
     machine.cluster.server.lookup().fresh().await.expect("a view that is not older");
 }
 
+/// A machine whose pod `web` is served through its tunnel.
+async fn served() -> (Machine, Backend, NodeEnd) {
+    let machine = Machine::start(local()).await;
+    let backend = Backend::start(&machine, false).await;
+    let node = NodeEnd::open(&machine, &[("10.42.7.7:8080", backend.address)]).await;
+    pod(&machine, "web", POD).await;
+    (machine, backend, node)
+}
+
 pub(super) fn endpoint(address: &str, namespace: &str, pod: &str, ready: bool) -> Value {
     let of = json!({"kind": "Pod", "namespace": namespace, "name": pod});
     json!({"addresses": [address], "conditions": {"ready": ready}, "targetRef": of})
@@ -287,6 +296,22 @@ pub(super) async fn endpoints(machine: &Machine, port: u16, endpoints: Value) {
     machine.cluster.send(&admin(), "DELETE", &format!("{path}/web-1"), None).await;
     machine.cluster.must(&admin(), "POST", path, Some(&slice)).await;
     machine.cluster.server.lookup().fresh().await.expect("a view that is not older");
+}
+
+/// What the service account `default` shows, which may do this with `pods/proxy`.
+async fn account(machine: &Machine, verbs: &[&str]) -> String {
+    let path = "/api/v1/namespaces/default/serviceaccounts/default/token";
+    let wanted = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}});
+    let token = machine.cluster.must(&admin(), "POST", path, Some(&wanted)).await;
+    let role = json!({"metadata": {"name": "r"}, "rules": [
+        {"apiGroups": [""], "resources": ["pods/proxy"], "verbs": verbs}]});
+    let namespaced = format!("{RBAC}/namespaces/default");
+    machine.cluster.must(&admin(), "POST", &format!("{namespaced}/roles"), Some(&role)).await;
+    let binding = json!({"metadata": {"name": "r"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "r"},
+        "subjects": [{"kind": "ServiceAccount", "name": "default", "namespace": "default"}]});
+    machine.cluster.must(&admin(), "POST", &format!("{namespaced}/rolebindings"), Some(&binding)).await;
+    format!("Bearer {}", token["status"]["token"].as_str().expect("a token"))
 }
 
 /// Where node `a` says that it is, from now on.
@@ -307,10 +332,7 @@ pub(super) async fn service(machine: &Machine) {
 
 #[tokio::test]
 async fn a_pod_is_asked_what_was_asked_for() {
-    let machine = Machine::start(local()).await;
-    let backend = Backend::start(&machine, false).await;
-    let node = NodeEnd::open(&machine, &[("10.42.7.7:8080", backend.address)]).await;
-    pod(&machine, "web", POD).await;
+    let (machine, backend, node) = served().await;
     let root = root(&machine);
     let table = [
         ("GET", "web/proxy/", "", "GET / "),
@@ -364,24 +386,9 @@ async fn a_pod_is_asked_what_was_asked_for() {
 }
 
 #[tokio::test]
-async fn who_asks_is_not_told_and_what_is_answered_is_passed_on() {
-    let machine = Machine::start(local()).await;
-    let backend = Backend::start(&machine, false).await;
-    let _node = NodeEnd::open(&machine, &[("10.42.7.7:8080", backend.address)]).await;
-    pod(&machine, "web", POD).await;
-    let path = "/api/v1/namespaces/default/serviceaccounts/default/token";
-    let wanted = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}});
-    let token = machine.cluster.must(&admin(), "POST", path, Some(&wanted)).await;
-    let token = format!("Bearer {}", token["status"]["token"].as_str().expect("a token"));
-    // The verbs of a role are those of the methods.
-    let role = json!({"metadata": {"name": "r"}, "rules": [
-        {"apiGroups": [""], "resources": ["pods/proxy"], "verbs": ["get", "update"]}]});
-    let namespaced = format!("{RBAC}/namespaces/default");
-    machine.cluster.must(&admin(), "POST", &format!("{namespaced}/roles"), Some(&role)).await;
-    let binding = json!({"metadata": {"name": "r"},
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "r"},
-        "subjects": [{"kind": "ServiceAccount", "name": "default", "namespace": "default"}]});
-    machine.cluster.must(&admin(), "POST", &format!("{namespaced}/rolebindings"), Some(&binding)).await;
+async fn a_method_is_a_verb_and_who_asks_is_not_told() {
+    let (machine, backend, _node) = served().await;
+    let token = account(&machine, &["get", "update"]).await;
     let account = Arc::<Identity>::default();
     let own = [("authorization", token.as_str())];
     let verbs = [
@@ -430,7 +437,12 @@ async fn who_asks_is_not_told_and_what_is_answered_is_passed_on() {
         "x-forwarded-uri: /api/v1/namespaces/default/pods/web/proxy/x",
     ];
     assert_eq!((code, text.lines().collect::<Vec<_>>()), (200, wanted.to_vec()));
+    machine.stop().await;
+}
 
+#[tokio::test]
+async fn what_is_answered_is_passed_on_and_nothing_is_followed() {
+    let (machine, backend, _node) = served().await;
     let root = root(&machine);
     let get = |path: &str| format!("GET {PODS}/web/proxy{path}");
     let (code, headers, _) = read(ask(&machine, &root, &get("/login"), &[], "").await).await;
@@ -438,7 +450,7 @@ async fn who_asks_is_not_told_and_what_is_answered_is_passed_on() {
     assert_eq!((code, headers["location"].to_str().expect("text")), (302, below));
     let (code, headers, _) = read(ask(&machine, &root, &get("/away"), &[], "").await).await;
     assert_eq!((code, headers["location"].to_str().expect("text")), (307, "http://169.254.169.254/latest"));
-    assert_eq!(backend.asked().len(), 3, "nothing is followed");
+    assert_eq!(backend.asked(), ["GET /login ", "GET /away "]);
     let (code, headers, text) = read(ask(&machine, &root, &get("/broken"), &[], "").await).await;
     assert_eq!(
         (code, text.as_str(), headers["content-type"].to_str().expect("text")),
@@ -450,10 +462,7 @@ async fn who_asks_is_not_told_and_what_is_answered_is_passed_on() {
 
 #[tokio::test]
 async fn an_answer_arrives_as_it_is_written_and_ends_with_its_reader() {
-    let machine = Machine::start(local()).await;
-    let backend = Backend::start(&machine, false).await;
-    let _node = NodeEnd::open(&machine, &[("10.42.7.7:8080", backend.address)]).await;
-    pod(&machine, "web", POD).await;
+    let (machine, backend, _node) = served().await;
     let response = ask(&machine, &root(&machine), &format!("GET {PODS}/web/proxy/stream"), &[], "").await;
     assert_eq!(response.status(), 200);
     let mut body = response.into_body();
@@ -620,10 +629,7 @@ async fn nodes_are_asked_as_the_server_and_their_other_ports_as_nobody() {
 
 #[tokio::test]
 async fn an_upgraded_connection_is_bytes_in_both_directions() {
-    let machine = Machine::start(local()).await;
-    let backend = Backend::start(&machine, false).await;
-    let _node = NodeEnd::open(&machine, &[("10.42.7.7:8080", backend.address)]).await;
-    pod(&machine, "web", POD).await;
+    let (machine, _backend, _node) = served().await;
     service(&machine).await;
     endpoints(&machine, 8080, json!([endpoint(POD, "default", "web", true)])).await;
     let root = root(&machine);

@@ -5,12 +5,13 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use api_machinery::field::{Errors, Path};
 use serde_json::Value as Json;
 
 use crate::conditions::{self, Conditions, Verdict};
-use crate::types::Type;
+use crate::types::{Schema, Type};
 use crate::value::{EvalError, Value};
 use crate::{Activation, Environment, PER_CALL_LIMIT, Program};
 
@@ -66,11 +67,26 @@ pub struct Complaint {
     pub failed: bool,
 }
 
-/// The variables of a policy that has parameters or not; messages may not ask the authorizer.
-fn environment(params: bool, authorizer: bool) -> Environment {
-    let environment = if authorizer { conditions::environment() } else { conditions::objects() };
+/// The variables of a policy that has parameters or not, about objects of which nothing is known or just that; messages may
+/// not ask the authorizer.
+fn environment(params: bool, authorizer: bool, object: Option<&Arc<Schema>>) -> Environment {
+    let mut environment = if authorizer { conditions::environment() } else { conditions::objects() };
+    for name in ["object", "oldObject"] {
+        if let Some(schema) = object {
+            environment = environment.with(name, schema.clone());
+        }
+    }
     let environment = environment.with_type("namespaceObject", Type::Dyn);
     if params { environment.with_type("params", Type::Dyn) } else { environment }
+}
+
+/// What is wrong with the validations of a policy and their messages where objects are of this type: field and reason.
+pub fn check(spec: &Json, object: &Arc<Schema>) -> Vec<(String, String)> {
+    let mut errors = Errors::new();
+    Policy::compile_for(spec, Some(object), &Path::new("spec"), &mut errors);
+    let errors = errors.into_vec().into_iter();
+    let about = errors.filter(|error| error.field.starts_with("spec.validations["));
+    about.map(|error| (error.field, error.detail)).collect()
 }
 
 /// Compiles an expression that must give one of `wanted`, of which `described` tells.
@@ -104,9 +120,18 @@ impl Policy {
     /// Compiles the expressions of a policy's spec, whose place is `path`. What is wrong goes into `errors`; expressions that
     /// are not there are left out.
     pub fn compile(spec: &Json, path: &Path<'_>, errors: &mut Errors) -> Policy {
+        Policy::compile_for(spec, None, path, errors)
+    }
+
+    fn compile_for(
+        spec: &Json,
+        object: Option<&Arc<Schema>>,
+        path: &Path<'_>,
+        errors: &mut Errors,
+    ) -> Policy {
         let params = spec["paramKind"].is_object();
-        let mut full = environment(params, true);
-        let mut bare = environment(params, false);
+        let mut full = environment(params, true, object);
+        let mut bare = environment(params, false, object);
         let conditions =
             Conditions::compile(&spec["matchConditions"], &full, &path.child("matchConditions"), errors);
         let mut variables = Vec::new();

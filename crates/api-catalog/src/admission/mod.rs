@@ -4,6 +4,7 @@
 
 mod policy;
 mod rule;
+mod types;
 mod webhook;
 
 use std::sync::Arc;
@@ -51,8 +52,13 @@ pub(crate) fn entries(arena: &Arc<Arena>) -> Vec<Resource> {
         ("ParamRef", "string", 0, computed(|binding, _| policy::shown_ref(binding))),
         ("Age", "string", 0, Cell::Age),
     ]);
-    let policy_rules =
-        Rules { default: policy::default_policy, validate: policy::validate_policy, ..Rules::default() };
+    let policy_rules = Rules {
+        default: policy::default_policy,
+        validate: policy::validate_policy,
+        prepare_create: types::prepare_create,
+        prepare_update: types::prepare_update,
+        ..Rules::default()
+    };
     let binding_rules =
         Rules { default: policy::default_binding, validate: policy::validate_binding, ..Rules::default() };
     vec![

@@ -1,7 +1,7 @@
 //! Validating admission policies: what is refused by expressions, without asking anybody.
 //!
-//! A policy does nothing without a binding, and a binding says what its findings lead to. Types are not checked against the
-//! resources that a policy is about: its status says nothing.
+//! A policy does nothing without a binding, and a binding says what its findings lead to. Expressions are evaluated over
+//! objects as they are; whether they fit the kinds that they are about, the policy's status says.
 
 use std::sync::{Arc, PoisonError, RwLock};
 

@@ -77,9 +77,16 @@ impl Aws {
         Ok(found)
     }
 
+    /// That there is none is believed when it is said twice: nobody would look for the volume again.
     async fn by_handle(&self, handle: &str) -> Answer<Option<Described>> {
-        let found = self.describe(Parameters::default().with("VolumeId.1", handle)).await?;
-        Ok(found.into_iter().find(|one| one.volume.handle == handle))
+        for _ in 0..2 {
+            let found = self.describe(Parameters::default().with("VolumeId.1", handle)).await?;
+            let found = found.into_iter().find(|one| one.volume.handle == handle);
+            if found.is_some() {
+                return Ok(found);
+            }
+        }
+        Ok(None)
     }
 
     async fn remove(&self, handle: &str) -> Answer<()> {
@@ -176,7 +183,12 @@ impl Volumes for Aws {
     }
 
     async fn delete_by_name(&self, name: &str) -> Answer<()> {
-        for found in self.by_name(name).await? {
+        let mut all = self.by_name(name).await?;
+        if all.is_empty() {
+            // Believed when it is said twice.
+            all = self.by_name(name).await?;
+        }
+        for found in all {
             self.remove(&found.volume.handle).await?;
         }
         Ok(())

@@ -236,11 +236,15 @@ async fn on_aws_claims_get_volumes_and_leave_nothing() {
         all.iter().filter_map(capacity).any(|capacity| capacity.0 == "5Gi")
     })
     .await;
+    // Half-way out the cloud is away, and loses an answer.
+    let away = || Fault::Refuse(503, None, String::new());
+    moto.fail("DetachVolume", [away(), away(), away(), away(), Fault::LoseAnswer]);
+    moto.fail("DeleteVolume", [away(), away(), away(), away(), Fault::LoseAnswer]);
     delete(&pods, "db").await;
     until(&attachments, "detached", <[_]>::is_empty).await;
     delete(&claims, "data").await;
     until(&volumes, "gone", <[_]>::is_empty).await;
-    assert!(moto.volumes().await.is_empty());
+    assert!(moto.volumes().await.is_empty() && moto.is_calm());
     // A claim that goes before anybody knows of its volume.
     moto.fail(
         "CreateVolume",

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use cloud::aws::client::Parameters;
 use cloud::provider::{
-    LoadBalancerPort, LoadBalancerSpec, LoadBalancers, NodeRef, Progress, ProviderError, Route, Routes,
-    ServiceId, VolumeSpec, Volumes,
+    Answer, LoadBalancerPort, LoadBalancerSpec, LoadBalancers, NodeRef, Progress, ProviderError, Route,
+    Routes, ServiceId, VolumeSpec, Volumes,
 };
 use component::ObjectKey;
 
@@ -135,14 +135,14 @@ async fn throttling_is_retried_for_a_moment_and_then_told() {
         [throttle(None), throttle(Some(1)), Fault::Refuse(429, None, String::new())],
     );
     aws.delete("vol-0123456789abcdef0").await.expect("what is gone is deleted");
-    assert_eq!(moto.count("DescribeVolumes"), 4);
+    assert_eq!(moto.count("DescribeVolumes"), 5, "three times refused, and told twice");
     moto.fail("DescribeVolumes", [throttle(Some(40))]);
     let told = aws.delete("vol-0123456789abcdef0").await.expect_err("throttled");
     assert!(
         matches!(told, ProviderError::Throttled { retry_after, .. } if retry_after == Duration::from_secs(40)),
         "{told}"
     );
-    assert_eq!(moto.count("DescribeVolumes"), 5, "the cloud is left in peace");
+    assert_eq!(moto.count("DescribeVolumes"), 6, "the cloud is left in peace");
     moto.stop().await;
 }
 
@@ -243,6 +243,84 @@ async fn a_volume_is_made_once_attached_grown_and_removed() {
     aws.delete(&made.handle).await.expect("removed before");
     assert!(moto.volumes().await.is_empty());
     assert_eq!(aws.detach(&made.handle, &node).await, Ok(Progress::Done(())));
+    moto.stop().await;
+}
+
+/// Tries until something is done, as controllers do, whatever goes wrong meanwhile for a moment.
+async fn insist<T, F>(mut ask: impl FnMut() -> F) -> T
+where
+    F: Future<Output = Answer<Progress<T>>>,
+{
+    for _ in 0..20 {
+        match ask().await {
+            Ok(Progress::Done(done)) => return done,
+            Ok(Progress::Pending) | Err(ProviderError::Transient(_) | ProviderError::Throttled { .. }) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+    panic!("never done");
+}
+
+/// The whole life of a volume; afterwards nothing is there.
+async fn live(moto: &Moto, aws: &dyn Volumes, node: &NodeRef, name: &str) {
+    let wanted = volume(name);
+    let made = insist(|| aws.create(&wanted)).await;
+    assert_eq!(moto.volumes().await, std::slice::from_ref(&made.handle), "{name}: only one");
+    insist(|| aws.attach(&made.handle, node)).await;
+    assert_eq!(insist(|| aws.resize(&made.handle, 5)).await, 5);
+    insist(|| aws.detach(&made.handle, node)).await;
+    insist(|| async { aws.delete(&made.handle).await.map(Progress::Done) }).await;
+    assert!(moto.volumes().await.is_empty(), "{name}: nothing is left");
+    assert!(moto.is_calm(), "{name}: it went wrong as it was told to");
+}
+
+#[tokio::test]
+async fn whichever_request_of_a_volume_breaks_there_is_one_and_none_in_the_end() {
+    let Some(moto) = Moto::start().await else { return };
+    let provider = moto.provider();
+    let aws: &dyn Volumes = &provider;
+    let id = moto.run_instance().await;
+    let provider_id = Some(format!("aws:///us-east-1a/{id}"));
+    let node = NodeRef { name: "n".to_owned(), provider_id, addresses: Vec::new() };
+    for broken in ["CreateVolume", "AttachVolume", "ModifyVolume", "DetachVolume", "DeleteVolume"] {
+        // Done, but nobody heard: a creation is asked for again by the same token.
+        moto.fail(broken, [Fault::LoseAnswer]);
+        live(&moto, aws, &node, &format!("pvc-lost-{broken}")).await;
+        let refusals = [
+            Fault::Refuse(500, None, String::new()),
+            Fault::Refuse(503, None, error("ServiceUnavailable")),
+            Fault::Refuse(503, Some(30), error("RequestLimitExceeded")),
+        ];
+        moto.fail(broken, refusals);
+        live(&moto, aws, &node, &format!("pvc-refused-{broken}")).await;
+    }
+    moto.stop().await;
+}
+
+/// That there is no such volume is said of one that is there.
+#[tokio::test]
+async fn a_volume_that_is_denied_once_is_made_once_and_removed() {
+    let Some(moto) = Moto::start().await else { return };
+    let provider = moto.provider();
+    let aws: &dyn Volumes = &provider;
+    let denial = || Fault::Lie("<DescribeVolumesResponse><volumeSet/></DescribeVolumesResponse>".to_owned());
+    let unknown = || Fault::Refuse(400, None, error("InvalidVolume.NotFound"));
+    for (number, denied) in [denial, unknown].iter().enumerate() {
+        let name = format!("pvc-denied-{number}");
+        let wanted = volume(&name);
+        let made = settle(|| aws.create(&wanted)).await;
+        moto.fail("DescribeVolumes", [denied()]);
+        assert_eq!(settle(|| aws.create(&wanted)).await.handle, made.handle);
+        assert_eq!(moto.volumes().await, std::slice::from_ref(&made.handle), "only one");
+        moto.fail("DescribeVolumes", [denied()]);
+        assert_eq!(settle(|| aws.resize(&made.handle, 5)).await, 5);
+        moto.fail("DescribeVolumes", [denied()]);
+        match number {
+            0 => aws.delete(&made.handle).await.expect("removed"),
+            _ => aws.delete_by_name(&name).await.expect("removed"),
+        }
+        assert!(moto.volumes().await.is_empty(), "nothing is left");
+    }
     moto.stop().await;
 }
 

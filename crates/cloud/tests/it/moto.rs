@@ -49,6 +49,8 @@ struct Orders {
     faults: BTreeMap<String, Vec<Fault>>,
     /// Every request, in order.
     seen: Vec<String>,
+    /// What was answered to a creation with a token: EC2 answers so again, instead of making one more. moto does not.
+    made: BTreeMap<String, Bytes>,
 }
 
 /// The simulated cloud.
@@ -144,6 +146,11 @@ impl Moto {
     /// From now on nothing goes wrong.
     pub fn calm(&self) {
         self.orders().faults.clear();
+    }
+
+    /// Whether all went wrong that was told to.
+    pub fn is_calm(&self) -> bool {
+        self.orders().faults.values().all(Vec::is_empty)
     }
 
     /// How often an action was asked for so far.
@@ -290,7 +297,12 @@ async fn pass(
     let (head, body) = request.into_parts();
     let body = body.collect().await.expect("a whole request").to_bytes();
     let text = String::from_utf8_lossy(&body);
-    let action = text.split('&').find_map(|pair| pair.strip_prefix("Action=")).unwrap_or_default().to_owned();
+    let field = |name: &str| {
+        let of = |pair: &str| pair.strip_prefix(name)?.strip_prefix('=').map(str::to_owned);
+        text.split('&').find_map(of)
+    };
+    let action = field("Action").unwrap_or_default();
+    let token = field("ClientToken");
     let fault = {
         let mut orders = orders.lock().unwrap_or_else(PoisonError::into_inner);
         orders.seen.push(action.clone());
@@ -300,6 +312,9 @@ async fn pass(
         Some(Fault::Refuse(status, retry, body)) => return Ok(answer(status, retry, body)),
         Some(Fault::Lie(body)) => return Ok(answer(200, None, body)),
         Some(Fault::LoseAnswer) | None => {}
+    }
+    if let Some(body) = token.as_ref().and_then(|token| made(&orders, token)) {
+        return Ok(Response::new(Full::new(body)));
     }
     let mut forwarded = Request::post(format!("http://{server}/"));
     for (name, value) in &head.headers {
@@ -312,12 +327,20 @@ async fn pass(
     let response = http.request(forwarded).await.expect("moto answers");
     let (status, body) =
         (response.status(), response.into_body().collect().await.expect("a whole answer").to_bytes());
+    if let Some(token) = token.filter(|_| status.is_success()) {
+        orders.lock().unwrap_or_else(PoisonError::into_inner).made.insert(token, body.clone());
+    }
     if matches!(fault, Some(Fault::LoseAnswer)) {
         return Ok(answer(500, None, "lost".to_owned()));
     }
     let mut response = Response::new(Full::new(body));
     *response.status_mut() = status;
     Ok(response)
+}
+
+/// What was answered to a creation with this token before.
+fn made(orders: &Mutex<Orders>, token: &str) -> Option<Bytes> {
+    orders.lock().unwrap_or_else(PoisonError::into_inner).made.get(token).cloned()
 }
 
 fn answer(status: u16, retry: Option<u64>, body: String) -> Response<Full<Bytes>> {

@@ -387,6 +387,32 @@ mod tests {
     }
 
     #[test]
+    fn whatever_comes_is_read_or_refused() {
+        let patch = STANDARD.encode(r#"[{"op": "add", "path": "/a/-", "value": [1]}]"#);
+        let status = json!({"code": 403, "details": {"causes": [{"field": "a"}], "retryAfterSeconds": 1}});
+        let response = json!({"uid": "u", "allowed": true, "patch": patch, "patchType": "JSONPatch", "status": status,
+            "warnings": ["w"], "auditAnnotations": {"a": "b"}});
+        let review =
+            json!({"kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1", "response": response});
+        let whole = review.to_string().into_bytes();
+        let object = json!({"apiVersion": "v1", "kind": "Pod", "a": []});
+        let mut read_well = 0;
+        for at in 0..whole.len() {
+            for byte in [0, b'"', b'{', b'[', b'9', b'-', b'\\', 0xff] {
+                let mut bytes = whole.clone();
+                bytes[at] = byte;
+                let answer = read(&bytes, Version::V1, "u", "w", true);
+                read_well += usize::from(answer.is_ok());
+                if let Ok(Answer { verdict: Ok(patch), .. }) = answer {
+                    drop(patched("w", &patch, Some(&object)));
+                }
+            }
+            assert!(read(&whole[..at], Version::V1, "u", "w", true).is_err(), "it is cut off at {at}");
+        }
+        assert!(read_well > 100);
+    }
+
+    #[test]
     fn what_is_sent() {
         let about = json!({"operation": "CREATE"}).as_object().cloned().expect("an object");
         let object = json!({"a": 1});

@@ -82,3 +82,32 @@ async fn webhooks_have_a_say_in_connections() {
     assert_eq!(node.dialed(), ["10.42.0.7:8443"], "the webhook, and not the pod");
     machine.stop().await;
 }
+
+#[tokio::test]
+async fn the_servers_own_plugins_see_what_webhooks_made() {
+    let machine = Machine::start(local()).await;
+    let receiver = Receiver::named("web.default.svc").await;
+    let _node = NodeEnd::open(&machine, &[("10.42.0.7:8443", receiver.address)]).await;
+    pod(&machine, "hook", "10.42.0.7").await;
+    service(&machine).await;
+    endpoints(&machine, 8443, json!([endpoint("10.42.0.7", "default", "hook", true)])).await;
+    let rule =
+        json!({"operations": ["CREATE"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"]});
+    configure(&machine, &receiver, "mutating", "sidecar", rule).await;
+    let class = json!({"metadata": {"name": "high"}, "value": 7});
+    machine.cluster.must(&admin(), "POST", "/apis/scheduling.k8s.io/v1/priorityclasses", Some(&class)).await;
+    let containers = json!([{"name": "c", "image": "i"}]);
+    let new =
+        json!({"metadata": {"name": "new"}, "spec": {"containers": containers, "priorityClassName": "high"}});
+    let made = machine.cluster.must(&admin(), "POST", "/api/v1/namespaces/default/pods", Some(&new)).await;
+    let spec = &made["spec"];
+    assert_eq!((&spec["priority"], &spec["containers"][1]["name"]), (&json!(7), &json!("sidecar")));
+    // They run twice, and do once what they do.
+    let count = |value: &Value| value.as_array().map_or(0, Vec::len);
+    assert_eq!((count(&spec["volumes"]), count(&spec["tolerations"])), (1, 2), "{spec}");
+    for container in spec["containers"].as_array().into_iter().flatten() {
+        assert_eq!(container["volumeMounts"][0]["name"], spec["volumes"][0]["name"], "{container}");
+        assert_eq!(count(&container["volumeMounts"]), 1);
+    }
+    machine.stop().await;
+}

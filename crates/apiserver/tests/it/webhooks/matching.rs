@@ -171,3 +171,26 @@ async fn nobody_is_asked_about_webhooks() {
     }
     assert!(receiver.paths().is_empty());
 }
+
+#[tokio::test]
+async fn a_namespace_is_selected_by_its_own_labels() {
+    let (fixture, receiver) = (Fixture::new().await, Receiver::start().await);
+    let mut hook = receiver.hook("allow", "allow", rule(&["*"], "namespaces"));
+    hook["namespaceSelector"] = json!({"matchLabels": {"color": "red"}});
+    configure(&fixture, "Validating", "v", &[hook]).await;
+    let namespace = |name: &str, color: &str| json!({"metadata": {"name": name, "labels": {"color": color}}});
+    let path = "/api/v1/namespaces";
+    fixture.must("POST", path, Some(&namespace("a", "red"))).await;
+    fixture.must("POST", path, Some(&namespace("b", "blue"))).await;
+    let seen = receiver.asked();
+    assert_eq!(seen.len(), 1);
+    assert_eq!((&seen[0].1["namespace"], &seen[0].1["name"]), (&json!("a"), &json!("a")));
+    // On its way from red to blue it is blue already, and once it goes, it is what it was.
+    fixture.must("PUT", "/api/v1/namespaces/a", Some(&namespace("a", "blue"))).await;
+    assert!(receiver.paths().is_empty());
+    fixture.must("PUT", "/api/v1/namespaces/b", Some(&namespace("b", "red"))).await;
+    assert_eq!(receiver.paths().len(), 1);
+    fixture.server.lookup().fresh().await.expect("a view that is not older");
+    fixture.must("DELETE", "/api/v1/namespaces/b", None).await;
+    assert_eq!(receiver.asked()[0].1["operation"], "DELETE");
+}

@@ -206,3 +206,8 @@ fn brings_its_labels(subject: &Subject<'_>) -> bool {
         && subject.subresource().is_empty()
         && matches!(subject.operation(), Operation::Create | Operation::Update)
 }
+
+/// Whether a request asks who somebody is or what somebody may do: policies have no say in that, as upstream.
+pub fn is_review(resource: &Resource) -> bool {
+    matches!(&*resource.group, "authentication.k8s.io" | "authorization.k8s.io")
+}

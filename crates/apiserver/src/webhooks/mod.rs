@@ -234,7 +234,9 @@ pub async fn validate(
         return Ok(());
     }
     let subject = Subject::new(admission, object);
-    policies::judge(server, &policies.unwrap_or_default(), &subject, object, warnings).await?;
+    if let Some(policies) = policies.filter(|_| !matching::is_review(&admission.call.stored)) {
+        policies::judge(server, &policies, &subject, object, warnings).await?;
+    }
     validate_by_webhooks(server, &hooks.unwrap_or_default(), &subject, object, warnings).await
 }
 

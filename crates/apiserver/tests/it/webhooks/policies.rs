@@ -3,7 +3,8 @@
 use http::HeaderMap;
 use serde_json::{Value, json};
 
-use super::{GROUP, MAPS, map, patch, rule, send};
+use super::receiver::Receiver;
+use super::{GROUP, MAPS, configure, map, patch, rule, send};
 use crate::fixture::{Fixture, read};
 
 /// Stores an object of the group, and waits until the server goes by it.
@@ -190,4 +191,20 @@ async fn parameters_come_from_where_the_binding_says() {
         let fits = if why.is_empty() { code == 201 } else { code == 422 && message.ends_with(why) };
         assert!(fits, "{name} by {by}: {code} {message}");
     }
+}
+
+#[tokio::test]
+async fn policies_have_no_say_in_who_may_do_what() {
+    let (fixture, receiver) = (Fixture::new().await, Receiver::start().await);
+    let never = json!({"validations": [{"expression": "false"}], "matchConstraints": {"resourceRules": rule(&["*"], "*/*")}});
+    policy(&fixture, "never", never, json!({})).await;
+    configure(&fixture, "Validating", "v", &[receiver.hook("see", "allow", rule(&["*"], "*/*"))]).await;
+    assert_eq!(create(&fixture, "m").await.0, 422);
+    let review = json!({"spec": {"resourceAttributes": {"verb": "get", "resource": "pods"}}});
+    let path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
+    let answer = fixture.must("POST", path, Some(&review)).await;
+    assert_eq!(answer["status"]["allowed"], true);
+    let asked = receiver.asked();
+    assert_eq!(asked.len(), 1, "webhooks have");
+    assert_eq!(asked[0].1["kind"]["kind"], "SelfSubjectAccessReview");
 }

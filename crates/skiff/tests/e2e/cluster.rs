@@ -4,6 +4,7 @@
 #![expect(clippy::disallowed_methods, reason = "an end-to-end test is what starts the processes under test")]
 
 use std::collections::BTreeSet;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -392,6 +393,25 @@ fn nothing_is_left_of_a_cluster() {
     assert_eq!(traces(&cluster), before);
 }
 
+/// Makes a cluster, and lets it hear a signal once a file of it is there, which must end it. What INT is sent to is what
+/// Ctrl-C reaches: the process and whatever it has started, apart from what is to stay.
+pub fn interrupt(cluster: &Cluster, words: &str, file: &str, signal: &str) {
+    let mut making = cluster.command(&words.split(' ').collect::<Vec<_>>());
+    let making = making.process_group(0).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+    let mut making = making.expect("it starts");
+    until(60, file, || cluster.folder().join(file).exists());
+    let (namespaces, _) = processes(cluster);
+    let group = if signal == "INT" { "-" } else { "" };
+    let who = format!("{group}{}", making.id());
+    let told = Command::new("kill").args([&format!("-{signal}"), "--", &who]).output();
+    text(told.expect("kill starts")).expect("it is told");
+    assert!(!making.wait().expect("it ends").success(), "{signal} at {file}");
+    if signal == "KILL" {
+        cluster.skiff("delete").expect("deleted");
+    }
+    assert_gone(cluster, &namespaces);
+}
+
 /// Told to stop, killed, or failing: at any time.
 #[test]
 fn nothing_is_left_of_a_cluster_that_was_not_finished() {
@@ -405,17 +425,7 @@ fn nothing_is_left_of_a_cluster_that_was_not_finished() {
         ("nodes/node-1/state", "KILL"),
         ("nodes/node-2/var-lib/skiff/join-token", "KILL"),
     ] {
-        let mut making =
-            cluster.command(&["create", "--nodes", "2"]).stderr(Stdio::null()).spawn().expect("a shell");
-        until(30, file, || cluster.folder().join(file).exists());
-        let (namespaces, _) = processes(&cluster);
-        let told = Command::new("kill").args([&format!("-{signal}"), &making.id().to_string()]).status();
-        assert!(told.expect("kill").success());
-        assert!(!making.wait().expect("it ends").success(), "{signal} at {file}");
-        if signal == "KILL" {
-            cluster.skiff("delete").expect("deleted");
-        }
-        assert_gone(&cluster, &namespaces);
+        interrupt(&cluster, "create --nodes 2", file, signal);
         assert_eq!(traces(&cluster), before, "{signal} at {file}");
     }
     let refused = cluster.skiff("create --nodes 2 --image /no/such.tar").expect_err("no such file");

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::cluster::{Cluster, assert_gone, processes, text, traces};
+use crate::cluster::{Cluster, interrupt, traces};
 use crate::machine::until;
 
 pub const NODES: [&str; 3] = ["node-1", "node-2", "node-3"];
@@ -322,17 +322,7 @@ fn nothing_is_left_of_servers_that_were_not_finished() {
         ("nodes/node-2/var-lib/skiff/server/cred/encryption.keys", "INT"),
         ("nodes/node-3/var-lib/skiff/skiff.log", "KILL"),
     ] {
-        let mut making = cluster.command(&["create", "--nodes", "3", "--servers", "3"]);
-        let mut making = making.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it starts");
-        until(60, file, || cluster.folder().join(file).exists());
-        let (namespaces, _) = processes(&cluster);
-        let told = Command::new("kill").args([&format!("-{signal}"), &making.id().to_string()]).output();
-        text(told.expect("kill starts")).expect("it is told");
-        assert!(!making.wait().expect("it ends").success(), "{signal} at {file}");
-        if signal == "KILL" {
-            cluster.skiff("delete").expect("deleted");
-        }
-        assert_gone(&cluster, &namespaces);
+        interrupt(&cluster, "create --nodes 3 --servers 3", file, signal);
         assert_eq!(traces(&cluster), before, "{signal} at {file}");
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use component::Api;
 use component::Context;
 use component::events::Recorder;
+use component::freshness::Freshness;
 use component::informer::{Informer, Selection};
 use futures::future::BoxFuture;
 use host::cgroup::Hierarchy;
@@ -97,7 +98,7 @@ struct Parts {
 }
 
 impl Parts {
-    async fn run(self, own: Option<Containerd>, bound: Option<Bound>) -> Result<(), Error> {
+    async fn run(self, containerd: Option<Containerd>, bound: Option<Bound>) -> Result<(), Error> {
         let (health, healthy) = watch::channel(Health::Down("it did not answer yet".to_owned()));
         let recorder = Recorder::new(&self.context, "kubelet", Some(self.config.node_name.clone()));
         let addresses = match self.config.node_ips.as_slice() {
@@ -105,16 +106,17 @@ impl Parts {
             given => given.to_vec(),
         };
         let (pod_cidr, range) = watch::channel(self.config.pod_cidr.clone());
+        let own = node::informer(&self.context, &self.config.node_name);
         if self.config.pod_cidr.is_none() {
-            network::follow(&self.context, &self.config.node_name, pod_cidr.clone());
+            network::follow(&own, pod_cidr.clone());
         }
         let informer = pods::informer(&self.context, &self.config.node_name);
         let mut imported = None;
-        if let Some(own) = own {
+        if let Some(containerd) = containerd {
             let (done, wait) = watch::channel(false);
             imported = Some(wait);
             let keeper = own_runtime::Keeper {
-                containerd: own,
+                containerd,
                 config: self.config.clone(),
                 workers: self.workers.clone(),
                 range,
@@ -132,6 +134,8 @@ impl Parts {
             health: healthy.clone(),
             recorder: recorder.clone(),
             pod_cidr,
+            own,
+            written: Freshness::default(),
         };
         self.spawn(keeper.run());
         self.serve(bound, &informer);

@@ -5,9 +5,7 @@
 use std::io;
 use std::path::Path;
 
-use component::Api;
-use component::Context;
-use component::informer::{Change, Informer, Selection};
+use component::informer::{Change, Informer};
 use k8s_openapi::api::core::v1::Node;
 use serde_json::json;
 use tokio::sync::watch;
@@ -17,15 +15,8 @@ pub const BRIDGE: &str = "skiff-pods";
 /// The file, first in the order of names.
 const FILE: &str = "10-skiff.conflist";
 
-/// Keeps `range` what the node's object says, as soon as it says something. A range is never taken back.
-pub(crate) fn follow(context: &Context, node_name: &str, range: watch::Sender<Option<String>>) {
-    let fields = Some(format!("metadata.name={node_name}"));
-    let own: Informer<Node> = Informer::start(
-        &context.tasks,
-        context.shutdown.clone(),
-        Api::all(context.client.clone()),
-        Selection { fields, labels: None },
-    );
+/// Keeps `range` what the node's own object says, as soon as it says something. A range is never taken back.
+pub(crate) fn follow(own: &Informer<Node>, range: watch::Sender<Option<String>>) {
     own.on_change(move |change: Change<'_, Node>| {
         let spec = change.new.and_then(|node| node.spec.as_ref());
         let given = spec.and_then(|spec| spec.pod_cidr.clone()).filter(|given| !given.is_empty());

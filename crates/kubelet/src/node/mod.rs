@@ -8,9 +8,10 @@ mod status;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use component::Api;
-use component::Context;
 use component::events::{EventType, Recorder};
+use component::freshness::Freshness;
+use component::informer::{Change, Informer, Selection};
+use component::{Api, Context, ObjectKey};
 use cri::messages::{Image, RuntimeStatus, VersionResponse};
 use host::system::{Disk, Machine};
 use k8s_openapi::api::core::v1::{Node, NodeSpec, NodeStatus, ObjectReference};
@@ -58,6 +59,17 @@ pub(crate) struct NodeKeeper {
     pub recorder: Recorder,
     /// The range of pods that this node has, once it has one.
     pub pod_cidr: watch::Sender<Option<String>>,
+    /// What the API shows of this node: others write there too, of a node that they have not heard for a while.
+    pub own: Informer<Node>,
+    /// Our own writes. An older view says nothing.
+    pub written: Freshness<()>,
+}
+
+/// Follows this node's object.
+pub(crate) fn informer(context: &Context, name: &str) -> Informer<Node> {
+    let selection = Selection { fields: Some(format!("metadata.name={name}")), labels: None };
+    let api = Api::all(context.client.clone());
+    Informer::start(&context.tasks, context.shutdown.clone(), api, selection)
 }
 
 impl NodeKeeper {
@@ -76,15 +88,22 @@ impl NodeKeeper {
             }
         });
         let mut known = node;
+        let mut shown = self.shown();
         let mut reported: Option<tokio::time::Instant> = None;
         loop {
             let facts = self.facts(&mut images).await;
+            if self.written.ready(&(), self.own.revision())
+                && let Some(view) = self.own.get(&ObjectKey::new("", &self.config.node_name))
+            {
+                known = (*view).clone();
+            }
             let wanted = self.status(&known, &facts);
             let due = reported.is_none_or(|at| at.elapsed() > REPORT);
             if due || status::differs(known.status.as_ref(), &wanted) {
                 match self.write(&wanted).await {
                     Ok(node) => {
                         self.tell(&known, &node);
+                        self.written.note((), node.metadata.resource_version.as_deref());
                         known = node;
                         reported = Some(tokio::time::Instant::now());
                     }
@@ -100,11 +119,23 @@ impl NodeKeeper {
                 changed = self.health.changed() => if changed.is_err() {
                     return;
                 },
-                // The sender is our own.
+                // The senders are our own.
                 _ = range.changed() => {}
+                _ = shown.changed() => {}
                 () = tokio::time::sleep(pause) => {}
             }
         }
+    }
+
+    /// Wakes whenever the API shows another status.
+    fn shown(&self) -> watch::Receiver<()> {
+        let (sender, shown) = watch::channel(());
+        self.own.on_change(move |change: Change<'_, Node>| {
+            if change.old.map(|node| &node.status) != change.new.map(|node| &node.status) {
+                sender.send_replace(());
+            }
+        });
+        shown
     }
 
     fn status(&self, known: &Node, facts: &Facts) -> NodeStatus {

@@ -155,8 +155,23 @@ fn with_the_control_plane_away_what_crashes_is_started_again() {
                 "nobody could be told"
             );
 
+            // Whoever did not hear the node takes it for lost. It learns so and says that it is not, at once.
+            let node = "nodes/node-1";
+            let ready = |node: Option<&Value>| {
+                let conditions = node?["status"]["conditions"].as_array()?;
+                let ready = conditions.iter().find(|condition| condition["type"] == "Ready")?;
+                Some(ready["status"] == "True")
+            };
+            let mut lost = machine.api.get(node).expect("it is registered");
+            for condition in lost["status"]["conditions"].as_array_mut().expect("conditions") {
+                condition["status"] = json!("Unknown");
+            }
+            machine.api.put(node, lost);
+            assert_eq!(ready(machine.api.get(node).as_ref()), Some(false));
+
             machine.api.set_away(false);
             machine.status(&path, "told", |status| restarts(status) == 1 && is_ready(status)).await;
+            machine.api.until(node, "ready again", |node| ready(node).filter(|ready| *ready)).await;
             machine.api.delete_pod(&path, 1);
             machine.gone(&path).await;
             machine.end().await;

@@ -243,6 +243,8 @@ impl Monitor {
         let Some(taints) = plan::wanted_taints(node, permission, self.context.clock.now()) else {
             return Ok(next);
         };
+        // Without any, a node has no list either.
+        let taints = Some(taints).filter(|taints| !taints.is_empty());
         let body = json!({
             "metadata": {"resourceVersion": node.metadata.resource_version},
             "spec": {"taints": taints},

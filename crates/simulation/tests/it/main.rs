@@ -33,6 +33,7 @@ scenarios! {
     power_loss,
     rolling_update,
     scheduling,
+    server_cut_off,
     stateful_claims,
     stateful_faults,
     stateful_node_dies,

@@ -330,7 +330,7 @@ async fn ask(
         Err(error) => return Asked::Silent(error.to_string()),
     };
     for (key, value) in &answer.audit_annotations {
-        tracing::info!(webhook = hook.name, key, value, "an annotation for the audit log");
+        tracing::debug!(webhook = hook.name, key, value, "an annotation for the audit log");
     }
     answer.warnings.iter().for_each(|warning| warn(warnings, warning));
     match answer.verdict {

@@ -300,7 +300,7 @@ impl Judgement<'_, '_> {
             }
         }
         for (key, value) in &findings.annotations {
-            tracing::info!(policy = bound.name, key, value, "an annotation for the audit log");
+            tracing::debug!(policy = bound.name, key, value, "an annotation for the audit log");
         }
         Ok(())
     }
@@ -325,7 +325,7 @@ impl Judgement<'_, '_> {
                         "expressionIndex": complaint.index, "validationActions": actions,
                     }]);
                     let key = "validation.policy.admission.k8s.io/validation_failure";
-                    tracing::info!(key, %value, "an annotation for the audit log");
+                    tracing::debug!(key, %value, "an annotation for the audit log");
                 }
             }
         }

@@ -1,5 +1,7 @@
 //! Requests that a node of a cluster makes all the while through a Service: at least 200 a second, and none may fail.
 
+#![expect(clippy::disallowed_methods, reason = "real requests take real time")]
+
 use std::process::{Child, Stdio};
 use std::time::Instant;
 

@@ -341,7 +341,7 @@ fn service(v1: &Family) -> Resource {
 }
 
 pub(crate) use endpoints::endpoint_ip;
-pub(crate) use volume::claim_spec;
+pub(crate) use volume::{claim_spec, driver_name, inline_volume};
 
 /// Defaults of a volume claim template.
 pub(crate) fn volume_claim_defaults(claim: &mut serde_json::Value) {

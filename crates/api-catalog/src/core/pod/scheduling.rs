@@ -49,13 +49,7 @@ pub(crate) fn affinity(affinity: &At, e: &mut Errors) {
     let node = affinity.get("nodeAffinity");
     let required = node.get("requiredDuringSchedulingIgnoredDuringExecution");
     if required.is_set() {
-        let terms = required.get("nodeSelectorTerms");
-        if terms.is_empty() {
-            terms.required(e, "must have at least one node selector term");
-        }
-        for term in terms.items() {
-            node_term(&term, e);
-        }
+        node_selector(&required, e);
     }
     for preferred in node.get("preferredDuringSchedulingIgnoredDuringExecution").items() {
         weight(&preferred.get("weight"), e);
@@ -70,6 +64,17 @@ pub(crate) fn affinity(affinity: &At, e: &mut Errors) {
             weight(&preferred.get("weight"), e);
             pod_term(&preferred.get("podAffinityTerm"), e);
         }
+    }
+}
+
+/// Terms of which a node must meet one.
+pub(crate) fn node_selector(selector: &At, e: &mut Errors) {
+    let terms = selector.get("nodeSelectorTerms");
+    if terms.is_empty() {
+        terms.required(e, "must have at least one node selector term");
+    }
+    for term in terms.items() {
+        node_term(&term, e);
     }
 }
 

@@ -236,7 +236,7 @@ pub(crate) fn descending(path: &At, e: &mut Errors) {
     no_backsteps(path, e);
 }
 
-fn no_backsteps(path: &At, e: &mut Errors) {
+pub(crate) fn no_backsteps(path: &At, e: &mut Errors) {
     if path.text().split('/').any(|step| step == "..") {
         path.invalid(e, "must not contain '..'");
     }

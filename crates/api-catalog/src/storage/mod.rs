@@ -1,16 +1,14 @@
 //! `storage.k8s.io/v1`: classes, drivers and attachments of volumes.
 
+mod validate;
+
 use std::sync::Arc;
 
-use api_machinery::field::Errors;
-use api_machinery::names;
 use api_machinery::resource::{Cell, Resource, Rules};
 use api_machinery::schema::Arena;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use crate::at::At;
-use crate::check;
 use crate::entry::{Family, columns, computed, texts, with_status};
 use crate::fill::{Fill, fill, get, object_at, text};
 
@@ -38,7 +36,12 @@ fn driver(family: &Family) -> Resource {
             ("Modes", "string", 0, computed(|d, _| crate::print::joined(modes(d).into_iter()))),
             ("Age", "string", 0, Cell::Age),
         ]),
-        rules: Rules { default: driver_defaults, ..Rules::default() },
+        rules: Rules {
+            default: driver_defaults,
+            validate: validate::driver,
+            validate_update: validate::driver_update,
+            ..Rules::default()
+        },
         ..family.cluster_kind("CSIDriver", "csidrivers")
     }
 }
@@ -89,18 +92,7 @@ fn node(family: &Family) -> Resource {
             ),
             ("Age", "string", 0, Cell::Age),
         ]),
-        rules: Rules {
-            validate: |object, e| {
-                let root = At::root(object);
-                let spec = root.get("spec");
-                for driver in spec.get("drivers").items() {
-                    check::required_name(&driver.get("name"), names::is_dns1123_subdomain, e);
-                    driver.get("nodeID").must_be_set(e);
-                }
-                check::unique_field(&spec.get("drivers"), "name", e);
-            },
-            ..Rules::default()
-        },
+        rules: Rules { validate: validate::node, validate_update: validate::node_update, ..Rules::default() },
         ..family.cluster_kind("CSINode", "csinodes")
     }
 }
@@ -117,11 +109,8 @@ fn capacity(family: &Family) -> Resource {
             ),
         ]),
         rules: Rules {
-            validate: |object, e| {
-                let root = At::root(object);
-                check::required_name(&root.get("storageClassName"), names::is_dns1123_subdomain, e);
-                check::label_selector(&root.get("nodeTopology"), e);
-            },
+            validate: validate::capacity,
+            validate_update: validate::capacity_update,
             ..Rules::default()
         },
         ..family.kind("CSIStorageCapacity", "csistoragecapacities")
@@ -163,15 +152,8 @@ fn class(family: &Family) -> Resource {
                     ],
                 );
             },
-            validate: validate_class,
-            validate_update: |new, old, e| {
-                let (new, old) = (At::root(new), At::root(old));
-                for field in ["parameters", "provisioner", "reclaimPolicy", "volumeBindingMode"] {
-                    if !check::same(new.get(field).value(), old.get(field).value()) {
-                        new.get(field).forbidden(e, &format!("updates to {field} are forbidden."));
-                    }
-                }
-            },
+            validate: validate::class,
+            validate_update: validate::class_update,
             ..Rules::default()
         },
         ..family.cluster_kind("StorageClass", "storageclasses")
@@ -180,21 +162,6 @@ fn class(family: &Family) -> Resource {
 
 fn or(object: &Value, field: &str, default: &'static str) -> Value {
     Value::from(if text(object, field).is_empty() { default } else { text(object, field) })
-}
-
-fn validate_class(class: &Value, e: &mut Errors) {
-    let root = At::root(class);
-    let provisioner = root.get("provisioner");
-    if provisioner.must_be_set(e) {
-        provisioner.all_invalid(e, names::is_qualified_name(&provisioner.text().to_lowercase()));
-    }
-    for (key, _) in root.get("parameters").entries() {
-        if key.is_empty() {
-            root.get("parameters").invalid_as(e, key, "field can not be empty.");
-        }
-    }
-    check::one_of(&root.get("reclaimPolicy"), &["Delete", "Retain"], e);
-    check::required_one_of(&root.get("volumeBindingMode"), &["Immediate", "WaitForFirstConsumer"], e);
 }
 
 fn attachment(family: &Family) -> Resource {
@@ -208,16 +175,9 @@ fn attachment(family: &Family) -> Resource {
             ("Age", "string", 0, Cell::Age),
         ]),
         rules: Rules {
-            validate: |object, e| {
-                let root = At::root(object);
-                let spec = root.get("spec");
-                spec.get("attacher").must_be_set(e);
-                check::required_name(&spec.get("nodeName"), names::is_dns1123_subdomain, e);
-            },
-            validate_update: |new, old, e| {
-                let (new, old) = (At::root(new), At::root(old));
-                check::immutable(&new.get("spec"), &old.get("spec"), e);
-            },
+            validate: validate::attachment,
+            validate_create: validate::new_attachment,
+            validate_update: validate::attachment_update,
             ..Rules::default()
         },
         ..family.cluster_kind("VolumeAttachment", "volumeattachments")
@@ -232,25 +192,10 @@ fn attributes_class(family: &Family) -> Resource {
             ("Age", "string", 0, Cell::Age),
         ]),
         rules: Rules {
-            validate: validate_attributes_class,
-            validate_update: |new, old, e| {
-                let (new, old) = (At::root(new), At::root(old));
-                for field in ["driverName", "parameters"] {
-                    if !check::same(new.get(field).value(), old.get(field).value()) {
-                        new.get(field).forbidden(e, &format!("updates to {field} are forbidden."));
-                    }
-                }
-            },
+            validate: validate::attributes_class,
+            validate_update: |new, old, e| validate::fixed(new, old, &["driverName", "parameters"], e),
             ..Rules::default()
         },
         ..family.cluster_kind("VolumeAttributesClass", "volumeattributesclasses")
-    }
-}
-
-fn validate_attributes_class(class: &Value, e: &mut Errors) {
-    let root = At::root(class);
-    check::required_name(&root.get("driverName"), names::is_dns1123_subdomain, e);
-    if root.get("parameters").is_empty() {
-        root.get("parameters").required(e, "must contain at least one key/value pair");
     }
 }

@@ -28,7 +28,8 @@ use connect::{Connector, TrustError};
 use sign::Credentials;
 
 /// The provisioner that StorageClasses name for EBS volumes.
-pub const PROVISIONER: &str = "skiff.dev/aws-ebs";
+/// It is the name of their driver, too, so it has no slash.
+pub const PROVISIONER: &str = "ebs.aws.skiff.dev";
 
 /// Where the system keeps the authorities that it trusts.
 fn system_authorities() -> PathBuf {

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::plan::{self, ClaimStep, Wanted};
 use crate::provider::Volume;
 
-const OURS: &str = "skiff.dev/aws-ebs";
+const OURS: &str = "ebs.aws.skiff.dev";
 
 fn claim(changes: &Value) -> PersistentVolumeClaim {
     let plain = json!({

@@ -207,7 +207,7 @@ async fn on_aws_claims_get_volumes_and_leave_nothing() {
     let volumes: Api<PersistentVolume> = Api::all(client());
     let attachments: Api<VolumeAttachment> = Api::all(client());
     let pods: Api<Pod> = Api::namespaced(client(), "default");
-    let class = json!({"metadata": {"name": "ebs"}, "provisioner": "skiff.dev/aws-ebs", "allowVolumeExpansion": true});
+    let class = json!({"metadata": {"name": "ebs"}, "provisioner": "ebs.aws.skiff.dev", "allowVolumeExpansion": true});
     make(&Api::<StorageClass>::all(client()), class).await;
     make(&Api::<ServiceAccount>::namespaced(client(), "default"), json!({"metadata": {"name": "default"}}))
         .await;

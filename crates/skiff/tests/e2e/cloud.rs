@@ -176,7 +176,7 @@ spec: {type: LoadBalancer, selector: {app: web}, ports: [{port: 80, nodePort: 30
 apiVersion: storage.k8s.io/v1
 kind: StorageClass
 metadata: {name: ebs}
-provisioner: skiff.dev/aws-ebs
+provisioner: ebs.aws.skiff.dev
 allowVolumeExpansion: true
 volumeBindingMode: WaitForFirstConsumer
 ---

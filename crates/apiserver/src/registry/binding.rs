@@ -16,7 +16,6 @@ use crate::request::query::WriteOptions;
 use crate::request::respond::Answer;
 use crate::request::route::ResourceCall;
 use crate::server::ApiServer;
-use crate::types::Operation;
 
 /// Binds a pod to the node that the body names.
 pub async fn bind(server: &ApiServer, call: &ResourceCall, body: &Body) -> Result<Answer, ApiError> {
@@ -42,13 +41,7 @@ pub async fn bind(server: &ApiServer, call: &ResourceCall, body: &Body) -> Resul
     validate(&binding, &name)?;
     meta::set_name(&mut binding, &name);
     let value = options.to_value("CreateOptions");
-    let admission = Admission {
-        call,
-        operation: Operation::Create,
-        old: None,
-        dry_run: options.dry_run,
-        options: &value,
-    };
+    let admission = Admission::creating(call, options.dry_run, &value);
     let mut warnings = Vec::new();
     admission.mutate(server, Some(&mut binding), &mut warnings).await?;
     admission.check(server, Some(&mut binding), &mut warnings).await?;

@@ -21,7 +21,7 @@ use crate::request::query::WriteOptions;
 use crate::request::respond::Answer;
 use crate::request::route::ResourceCall;
 use crate::server::ApiServer;
-use crate::types::{Lookup, Operation};
+use crate::types::Lookup;
 
 /// Most evictions that a budget remembers as not yet seen by its controller.
 const MOST_DISRUPTED: usize = 2000;
@@ -44,13 +44,7 @@ pub async fn evict(server: &ApiServer, call: &ResourceCall, body: &Body) -> Resu
         return Err(ApiError::bad_request("name in URL does not match name in Eviction object"));
     }
     let value = options.to_value("CreateOptions");
-    let admission = Admission {
-        call,
-        operation: Operation::Create,
-        old: None,
-        dry_run: options.dry_run,
-        options: &value,
-    };
+    let admission = Admission::creating(call, options.dry_run, &value);
     let mut warnings = Vec::new();
     admission.mutate(server, Some(&mut eviction), &mut warnings).await?;
     admission.check(server, Some(&mut eviction), &mut warnings).await?;

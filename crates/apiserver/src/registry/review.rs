@@ -14,7 +14,6 @@ use crate::request::query::WriteOptions;
 use crate::request::respond::Answer;
 use crate::request::route::ResourceCall;
 use crate::server::ApiServer;
-use crate::types::Operation;
 
 /// POST of a review.
 pub async fn review(server: &ApiServer, call: &ResourceCall, body: &Body) -> Result<Answer, ApiError> {
@@ -27,13 +26,7 @@ pub async fn review(server: &ApiServer, call: &ResourceCall, body: &Body) -> Res
     create::place(&call.resource, &call.namespace, &mut object)?;
     decode::default(&call.resource, &mut object);
     let value = options.to_value("CreateOptions");
-    let admission = Admission {
-        call,
-        operation: Operation::Create,
-        old: None,
-        dry_run: options.dry_run,
-        options: &value,
-    };
+    let admission = Admission::creating(call, options.dry_run, &value);
     admission.mutate(server, Some(&mut object), &mut warnings).await?;
     let mut errors = Errors::new();
     (call.resource.rules.validate)(&object, &mut errors);
@@ -64,13 +57,7 @@ pub async fn token(server: &ApiServer, call: &ResourceCall, body: &Body) -> Resu
     request["apiVersion"] = "authentication.k8s.io/v1".into();
     request["kind"] = "TokenRequest".into();
     let value = options.to_value("CreateOptions");
-    let admission = Admission {
-        call,
-        operation: Operation::Create,
-        old: None,
-        dry_run: options.dry_run,
-        options: &value,
-    };
+    let admission = Admission::creating(call, options.dry_run, &value);
     let mut warnings = Vec::new();
     let stored = current(server, call).await?.ok_or_else(|| not_found(call))?;
     let account = stored.value().ok_or_else(|| ApiError::internal("the stored object does not decode"))?;

@@ -25,7 +25,12 @@ pub struct Admission<'a> {
     pub options: &'a Value,
 }
 
-impl Admission<'_> {
+impl<'a> Admission<'a> {
+    /// The creation of something that was not there before, as reviews, bindings and evictions are.
+    pub fn creating(call: &'a ResourceCall, dry_run: bool, options: &'a Value) -> Admission<'a> {
+        Admission { call, operation: Operation::Create, old: None, dry_run, options }
+    }
+
     fn request<'b>(&'b self, object: Option<&'b mut Value>) -> AdmissionRequest<'b> {
         AdmissionRequest {
             operation: self.operation,

@@ -5,6 +5,7 @@
 //! bytes that the store holds. Nothing here writes.
 
 mod cache;
+mod field_index;
 mod object;
 mod resource;
 mod selection;

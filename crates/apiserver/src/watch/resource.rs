@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use api_machinery::resource::Resource;
 use tokio::sync::watch;
 
+use super::field_index::FieldIndices;
 use super::object::{Cached, Entry};
 use super::selection::Selection;
 
@@ -93,6 +94,7 @@ struct Channel {
 #[derive(Debug, Default)]
 struct Inner {
     objects: BTreeSet<Entry>,
+    by_field: FieldIndices,
     history: Ring,
     /// Watching is possible from this revision on: the history holds every later event.
     oldest: u64,
@@ -146,15 +148,9 @@ impl ResourceCache {
 
     /// The selected objects in key order, and the newest change that they include.
     pub fn list_at(&self, selection: &Selection) -> (Vec<Arc<Cached>>, u64) {
-        let inner = self.lock();
+        let mut inner = self.lock();
         let changed = inner.changed;
-        let found = match selection.name() {
-            Some(name) if !selection.namespace.is_empty() || !self.resource.namespaced() => {
-                let key = format!("{}{name}", selection.key_prefix());
-                inner.objects.get(key.as_str()).map(|entry| entry.0.clone()).into_iter().collect()
-            }
-            _ => inner.in_prefix(&selection.key_prefix()),
-        };
+        let found = inner.candidates(&self.resource, selection);
         drop(inner);
         (self.filter(selection, found), changed)
     }
@@ -171,6 +167,7 @@ impl ResourceCache {
         let mut inner = self.lock();
         inner.oldest = revision;
         inner.changed = revision;
+        inner.by_field.clear();
         inner.objects = objects.into_iter().map(|object| Entry(Arc::new(object))).collect();
     }
 
@@ -235,7 +232,7 @@ impl ResourceCache {
     pub fn list_and_subscribe(self: &Arc<Self>, selection: &Selection) -> (Vec<Arc<Cached>>, Subscription) {
         let interest = selection.interest(&self.resource);
         let mut inner = self.lock();
-        let found = inner.in_prefix(&selection.key_prefix());
+        let found = inner.candidates(&self.resource, selection);
         let subscription = self.cursor(&mut inner, interest, VecDeque::new());
         drop(inner);
         (self.filter(selection, found), subscription)
@@ -260,15 +257,29 @@ impl ResourceCache {
 }
 
 impl Inner {
-    fn in_prefix(&self, prefix: &str) -> Vec<Arc<Cached>> {
-        self.objects
-            .range::<str, _>((Bound::Included(prefix), Bound::Unbounded))
-            .take_while(|entry| entry.0.key.starts_with(prefix))
+    /// Everything that the selection may select, in key order: as little else as can be told without looking.
+    fn candidates(&mut self, resource: &Resource, selection: &Selection) -> Vec<Arc<Cached>> {
+        let interest = selection.interest(resource);
+        if let Interest::Object(key) = &interest {
+            return self.objects.get(key.as_str()).map(|entry| entry.0.clone()).into_iter().collect();
+        }
+        let among = match &interest {
+            Interest::Field(at, value) => self.by_field.find(resource, &self.objects, *at, value),
+            _ => Some(&self.objects),
+        };
+        let prefix = selection.key_prefix();
+        let from = (Bound::Included(prefix.as_str()), Bound::Unbounded);
+        among
+            .into_iter()
+            .flat_map(|entries| entries.range::<str, _>(from))
+            .take_while(|entry| entry.0.key.starts_with(&prefix))
             .map(|entry| entry.0.clone())
             .collect()
     }
 
     fn publish(&mut self, resource: &Resource, event: Event) {
+        let now = (!event.deleted).then_some(&event.object);
+        self.by_field.change(resource, self.objects.len(), event.previous.as_ref(), now);
         self.changed = event.revision;
         let event = Arc::new(event);
         if let Some(dropped) = self.history.push(event.clone()) {

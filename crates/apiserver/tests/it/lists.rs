@@ -91,3 +91,46 @@ async fn what_was_answered_is_seen() {
         assert_eq!(got, made);
     }
 }
+
+/// What a field selector finds is what looking at every object finds, however often fields have changed since it was first
+/// asked.
+#[tokio::test(start_paused = true)]
+async fn a_selected_field_that_changes_is_found_by_its_new_value() {
+    let fixture = Fixture::new().await;
+    let list = |namespace: &str| format!("/api/v1{namespace}/pods");
+    let names = |list: &Value, wanted: &dyn Fn(&Value) -> bool| -> Vec<String> {
+        let items = list["items"].as_array().expect("items").iter().filter(|item| wanted(item));
+        items.map(|item| format!("{}/{}", item["metadata"]["namespace"], item["metadata"]["name"])).collect()
+    };
+    for namespace in ["one", "two"] {
+        let object = json!({"metadata": {"name": namespace}});
+        fixture.must("POST", "/api/v1/namespaces", Some(&object)).await;
+    }
+    let mut found = 0;
+    for step in 0..90_usize {
+        let namespace = if step % 3 == 0 { "/namespaces/one" } else { "/namespaces/two" };
+        let path = format!("{}/p{}", list(namespace), step % 7);
+        let phase = ["Running", "Pending", "Failed"][step % 11 % 3];
+        if fixture.send("GET", &path, None).await.0 == 404 {
+            let pod = json!({"metadata": {"name": format!("p{}", step % 7)},
+                "spec": {"containers": [{"name": "c", "image": "i"}]}});
+            fixture.must("POST", &list(namespace), Some(&pod)).await;
+        } else if step % 5 == 0 {
+            fixture.must("DELETE", &format!("{path}?gracePeriodSeconds=0"), None).await;
+            continue;
+        }
+        let mut pod = fixture.must("GET", &path, None).await;
+        pod["status"] = json!({"phase": phase});
+        fixture.must("PUT", &format!("{path}/status"), Some(&pod)).await;
+        for namespace in ["", "/namespaces/one", "/namespaces/two"] {
+            let all = fixture.must("GET", &list(namespace), None).await;
+            for phase in ["Running", "Pending", "Failed", "Succeeded"] {
+                let selector = format!("{}?fieldSelector=status.phase%3D{phase}", list(namespace));
+                let selected = names(&fixture.must("GET", &selector, None).await, &|_| true);
+                assert_eq!(selected, names(&all, &|pod| pod["status"]["phase"] == phase), "step {step}");
+                found += selected.len();
+            }
+        }
+    }
+    assert!(found > 500, "{found}");
+}

@@ -92,7 +92,7 @@ fn group_roots(generator: &mut SchemaGenerator) {
         admissionregistration, apps, authentication, authorization, autoscaling, batch, certificates,
         coordination, discovery, events,
     };
-    use api::{flowcontrol, networking, node, policy, rbac, scheduling, storage};
+    use api::{flowcontrol, networking, node, policy, rbac, resource, scheduling, storage};
     roots!(generator; admissionregistration::v1::MutatingWebhookConfiguration,
         admissionregistration::v1::ValidatingAdmissionPolicy, admissionregistration::v1::ValidatingAdmissionPolicyBinding,
         admissionregistration::v1::ValidatingWebhookConfiguration);
@@ -107,6 +107,8 @@ fn group_roots(generator: &mut SchemaGenerator) {
     roots!(generator; networking::v1::IPAddress, networking::v1::Ingress, networking::v1::IngressClass,
         networking::v1::NetworkPolicy, networking::v1::ServiceCIDR, node::v1::RuntimeClass,
         policy::v1::Eviction, policy::v1::PodDisruptionBudget,
+        resource::v1::DeviceClass, resource::v1::DeviceTaintRule, resource::v1::ResourceClaim,
+        resource::v1::ResourceClaimTemplate, resource::v1::ResourceSlice,
         rbac::v1::ClusterRole, rbac::v1::ClusterRoleBinding, rbac::v1::Role, rbac::v1::RoleBinding,
         scheduling::v1::PriorityClass, storage::v1::CSIDriver, storage::v1::CSINode,
         storage::v1::CSIStorageCapacity, storage::v1::StorageClass, storage::v1::VolumeAttachment,

@@ -13,6 +13,7 @@ mod catalog;
 mod certificates;
 mod check;
 mod core;
+mod devices;
 mod entry;
 pub mod fill;
 mod flow_control;
@@ -50,5 +51,6 @@ fn entries(arena: &Arc<Arena>) -> Vec<Resource> {
     all.extend(groups::node(arena));
     all.extend(groups::discovery(arena));
     all.extend(flow_control::entries(arena));
+    all.extend(devices::entries(arena));
     all
 }

@@ -189,3 +189,44 @@ pub(crate) fn at_most_all(at: &At, e: &mut Errors) {
         at.invalid(e, "must not be greater than 100%");
     }
 }
+
+/// The reason of a condition, as upstream's expression has it.
+fn is_reason(text: &str) -> bool {
+    let inner = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b',' | b':');
+    text.starts_with(|c: char| c.is_ascii_alphabetic())
+        && text.bytes().all(inner)
+        && !text.ends_with([',', ':'])
+}
+
+const REASON: &str = "a condition reason must start with alphabetic character, optionally followed by a string of alphanumeric characters or '_,:', and must end with an alphanumeric character or '_' (e.g. 'my_name',  or 'MY_NAME',  or 'MyName',  or 'ReasonA,ReasonB',  or 'ReasonA:ReasonB', regex used for validation is '[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?')";
+const LONGEST_REASON: usize = 1 << 10;
+const LONGEST_MESSAGE: usize = 32 << 10;
+
+/// Conditions, each of another type.
+pub(crate) fn conditions(list: &At, most: usize, e: &mut Errors) {
+    if list.len() > most {
+        list.too_many(e, list.len(), most);
+    }
+    let mut seen = BTreeSet::new();
+    for condition in list.items() {
+        let (kind, reason) = (condition.get("type"), condition.get("reason"));
+        if !seen.insert(kind.text()) {
+            kind.duplicate(e);
+        }
+        kind.all_invalid(e, names::is_qualified_name(kind.text()));
+        let status = condition.get("status");
+        if !["False", "True", "Unknown"].contains(&status.text()) {
+            status.not_supported(e, &["False", "True", "Unknown"]);
+        }
+        not_negative(&condition.get("observedGeneration"), e);
+        condition.get("lastTransitionTime").must_be_set(e);
+        if reason.must_be_set(e) && !is_reason(reason.text()) {
+            reason.invalid(e, REASON);
+        }
+        for (text, longest) in [(&reason, LONGEST_REASON), (&condition.get("message"), LONGEST_MESSAGE)] {
+            if text.text().len() > longest {
+                text.too_long(e, longest);
+            }
+        }
+    }
+}

@@ -88,7 +88,12 @@ mod tests {
         core.v1.PodStatus.nodeAllocatableResourceClaimStatuses core.v1.PodStatus.volumeHealth \
         core.v1.ProjectedVolumeSource.defaultUser core.v1.ResourceHealth.message core.v1.SecretVolumeSource.defaultUser \
         core.v1.ServiceAccountTokenProjection.user core.v1.VolumeMount.bindMountOptions \
-        core.v1.VolumeMountStatus.volumeStatus storage.v1.CSIDriverSpec.preventPodSchedulingIfMissing \
+        core.v1.VolumeMountStatus.volumeStatus resource.v1.Device.nodeAllocatableResources \
+        resource.v1.DeviceAttribute.bools resource.v1.DeviceAttribute.ints resource.v1.DeviceAttribute.strings \
+        resource.v1.DeviceAttribute.versions resource.v1.DeviceCounterConsumption.compatibilityGroups \
+        resource.v1.DeviceRequestAllocationResult.skipNodeOperations resource.v1.DeviceSubRequest.derivedAttributes \
+        resource.v1.ExactDeviceRequest.derivedAttributes resource.v1.ResourceSliceSpec.partitionTypeAttribute \
+        resource.v1.ResourceSliceSpec.skipNodeOperations storage.v1.CSIDriverSpec.preventPodSchedulingIfMissing \
         storage.v1.CSINode.status";
 
     fn fields(name: &str, into: &mut BTreeSet<String>) {

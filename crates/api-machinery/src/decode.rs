@@ -328,9 +328,10 @@ impl<'de> Visitor<'de> for Seed<'_> {
             let seed = Seed { path, schema, findings: self.findings, depth };
             let value = entries.next_value_seed(seed)?;
             if value.is_null() && schema.is_some_and(null_is_absence) {
-                continue;
+                fields.remove(&key);
+            } else {
+                fields.insert(key, value);
             }
-            fields.insert(key, value);
         }
         Ok(Value::Object(fields))
     }

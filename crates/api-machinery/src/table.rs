@@ -242,8 +242,8 @@ impl<'a> Step<'a> {
             Step::Field(name) => value.get(&**name).filter(|value| !value.is_null()).into_iter().collect(),
             Step::Index(index) => {
                 let items = value.as_array().map_or(&[][..], Vec::as_slice);
-                let from_end = usize::try_from(-index).ok().and_then(|back| items.len().checked_sub(back));
-                let at = usize::try_from(*index).ok().or(from_end);
+                let back = index.checked_neg().and_then(|back| usize::try_from(back).ok());
+                let at = usize::try_from(*index).ok().or_else(|| items.len().checked_sub(back?));
                 at.and_then(|at| items.get(at)).into_iter().collect()
             }
             Step::All => match value {

@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use api_machinery::decode;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
@@ -78,7 +79,8 @@ impl Kubeconfig {
     /// # Errors
     /// As [`Kubeconfig::read`].
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConnectError> {
-        let file: File = serde_saphyr::from_str(text).map_err(|error| wrong(path, error.to_string()))?;
+        let decoded = decode::yaml(text.as_bytes(), None).map_err(|error| wrong(path, error.to_string()))?;
+        let file = File::deserialize(decoded.value).map_err(|error| wrong(path, error.to_string()))?;
         let cluster = file.clusters.into_iter().next();
         let cluster = cluster.ok_or_else(|| wrong(path, "lists no cluster".to_owned()))?.cluster;
         let (data, named) = (cluster.certificate_authority_data, cluster.certificate_authority);

@@ -29,6 +29,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         &["api-machinery", "apiserver", "component", "controllers", "pod-rules", "scheduler", "store"],
     ),
     ("skiff", &["*"]),
+    ("fuzz", &["*"]),
     ("xtask", &[]),
 ];
 

@@ -23,6 +23,7 @@ use crate::egress::Routes;
 use crate::events;
 use crate::metrics::Metrics;
 use crate::proxy::Kubelets;
+use crate::registry::Turns;
 use crate::request;
 use crate::types::{Body, Gate, InProcessUser, Lookup, RequestBody, UserInfo};
 use crate::watch::Cache;
@@ -70,6 +71,7 @@ pub struct ApiServer {
     cache: Arc<Cache>,
     webhooks: webhooks::All,
     gate: Arc<dyn Gate>,
+    quota_turns: Turns,
     documents: Documents,
     metrics: Metrics,
     tasks: TaskTracker,
@@ -94,6 +96,7 @@ impl ApiServer {
             webhooks: webhooks::All::new(&catalog, &cache),
             routes: Routes::new(config.egress, services, cache.clone()),
             metrics: Metrics::default(),
+            quota_turns: Turns::default(),
             tasks: TaskTracker::new(),
             shutdown: CancellationToken::new(),
             ready: AtomicBool::new(false),
@@ -241,6 +244,10 @@ impl ApiServer {
 
     pub(crate) fn gate(&self) -> &dyn Gate {
         &*self.gate
+    }
+
+    pub(crate) fn quota_turns(&self) -> &Turns {
+        &self.quota_turns
     }
 
     pub(crate) fn documents(&self) -> &Documents {

@@ -3,9 +3,11 @@
 //! Deliberately absent: the API, caches, time that is not handed in, and anything that only one component needs.
 
 pub mod affinity;
+pub mod amounts;
 pub mod labels;
 pub mod ports;
 pub mod qos;
+pub mod quota;
 pub mod resources;
 pub mod status;
 pub mod taints;

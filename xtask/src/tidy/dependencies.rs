@@ -11,7 +11,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("api-catalog", &["api-machinery", "cel"]),
     ("cel", &["api-machinery"]),
     ("store", &["api-machinery"]),
-    ("apiserver", &["api-catalog", "api-machinery", "cel", "store"]),
+    ("apiserver", &["api-catalog", "api-machinery", "cel", "pod-rules", "store"]),
     ("pod-rules", &["api-machinery"]),
     ("component", &["api-machinery"]),
     ("controllers", &["api-machinery", "component", "pod-rules"]),

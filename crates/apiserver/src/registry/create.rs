@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::lens::Lens;
 use super::owner::Owner;
+use super::quota;
 use super::update::Wanted;
 use crate::allocation;
 use crate::request::admit::Admission;
@@ -173,6 +174,7 @@ async fn create_named(
         let mut attempt = object.clone();
         let claims = allocation::plan(server, call, None, Some(&mut attempt)).await?;
         admission.check(server, Some(&mut attempt), warnings).await?;
+        let charge = quota::charge(server, admission, &attempt).await?;
         let bytes = commit::encode_with(&attempt, owners)?;
         if let Some(taken) = server.store().get(&store_key).await.map_err(commit::store_error)? {
             let taken = Cached::new(&key, taken.value, taken.mod_revision);
@@ -183,7 +185,7 @@ async fn create_named(
             return Ok(Some(Cached::new(&key, bytes, 0)));
         }
         let txn = claims.join(commit::creation(&store_key, bytes.clone()));
-        if let Committed::Done(revision) = commit::commit(server, txn).await? {
+        if let Committed::Done(revision) = charge.commit(server, txn).await? {
             return Ok(Some(Cached::new(&key, bytes, revision)));
         }
         // Somebody took the name, or the address that was to be claimed; the next round tells which.

@@ -14,7 +14,7 @@ use super::delete::{DeleteOptions, delete_object};
 use super::lens::Lens;
 use super::owner::Owner;
 use super::update::{Change, Wanted};
-use super::{current, not_found};
+use super::{SERVER, current, not_found, status_of};
 use crate::request::admit::Admission;
 use crate::request::decode::{self, Body};
 use crate::request::query::WriteOptions;
@@ -25,9 +25,6 @@ use crate::types::Lookup;
 
 /// Most evictions that a budget remembers as not yet seen by its controller.
 const MOST_DISRUPTED: usize = 2000;
-
-/// Who owns what the server itself writes, by upstream's name for it.
-const SERVER: &str = "kube-apiserver";
 
 /// Rounds of an eviction whose pod keeps changing.
 const ATTEMPTS: usize = 16;
@@ -141,16 +138,8 @@ async fn spend(
     budget: &Value,
     options: &DeleteOptions,
 ) -> Result<(), ApiError> {
-    let mut target = call.about(&call.namespace, meta::name(budget));
-    target.stored = server
-        .catalog()
-        .find("policy", "v1", "poddisruptionbudgets")
-        .ok_or_else(ApiError::no_such_path)?
-        .clone();
-    target.resource = target.stored.clone();
-    // Judged anew on whatever is stored, as patches are.
-    target.info_mut().verb = "patch".to_owned();
-    target.info_mut().subresource = "status".to_owned();
+    let kind = ("policy", "v1", "poddisruptionbudgets");
+    let target = status_of(server, call, kind, meta::name(budget))?;
     let owner = Owner::of(server, &target, &Lens::Status, SERVER);
     let change = Change {
         call: &target,

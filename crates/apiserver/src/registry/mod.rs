@@ -12,6 +12,7 @@ mod lens;
 mod list;
 mod owner;
 mod patch;
+mod quota;
 mod review;
 mod update;
 
@@ -21,6 +22,7 @@ use api_machinery::status::ApiError;
 
 pub use self::lens::Lens;
 pub use self::list::Page;
+pub use self::quota::Turns;
 use crate::proxy;
 use crate::request::commit::store_error;
 use crate::request::decode::Body;
@@ -76,6 +78,25 @@ pub(crate) async fn current(server: &ApiServer, call: &ResourceCall) -> Result<O
     let key = call.key();
     let found = server.store().get(&call.store_key()).await.map_err(store_error)?;
     Ok(found.map(|item| Cached::new(&key, item.value, item.mod_revision)))
+}
+
+/// Who owns what the server itself writes, by upstream's name for it.
+const SERVER: &str = "kube-apiserver";
+
+/// A write of the status of another object in a call's namespace, as the server's own step: judged anew on whatever is
+/// stored, as patches are.
+fn status_of(
+    server: &ApiServer,
+    call: &ResourceCall,
+    (group, version, plural): (&str, &str, &str),
+    name: &str,
+) -> Result<ResourceCall, ApiError> {
+    let mut target = call.about(&call.namespace, name);
+    target.stored = server.catalog().find(group, version, plural).ok_or_else(ApiError::no_such_path)?.clone();
+    target.resource = target.stored.clone();
+    target.info_mut().verb = "patch".to_owned();
+    target.info_mut().subresource = "status".to_owned();
+    Ok(target)
 }
 
 /// The 404 of a call.

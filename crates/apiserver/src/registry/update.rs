@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::lens::Lens;
 use super::owner::Owner;
+use super::quota::{self, Charge};
 use super::{create, current, not_found};
 use crate::allocation;
 use crate::request::admit::Admission;
@@ -279,8 +280,10 @@ impl Change<'_> {
         validate::updated(call, self.lens, &new, old)?;
         warnings.extend((call.stored.rules.warnings)(&new, Some(old)));
         let claims = allocation::plan(server, call, Some(old), Some(&mut new)).await?;
+        let mut charge = Charge::nothing();
         if self.admit {
             admission.check(server, Some(&mut new), warnings).await?;
+            charge = quota::charge(server, &admission, &new).await?;
         }
         let key = call.key();
         let store_key = call.store_key();
@@ -299,7 +302,7 @@ impl Change<'_> {
         } else {
             claims.join(commit::replacement(&store_key, stored.revision, bytes.clone()))
         };
-        Ok(match commit::commit(server, txn).await? {
+        Ok(match charge.commit(server, txn).await? {
             Committed::Done(revision) if done => Some(Changed::Removed(Cached::new(&key, bytes, revision))),
             Committed::Done(revision) => Some(Changed::Stored(Cached::new(&key, bytes, revision))),
             Committed::Conflict => None,

@@ -22,12 +22,17 @@ pub enum Committed {
 
 /// Commits a transaction.
 pub async fn commit(server: &ApiServer, txn: Txn) -> Result<Committed, ApiError> {
-    let outcome = server.store().commit(txn).await;
-    server.note_store(outcome.as_ref().err());
-    match outcome.map_err(store_error)? {
+    match attempt(server, txn).await? {
         Outcome::Committed { revision } => Ok(Committed::Done(revision)),
         Outcome::Conflict { .. } => Ok(Committed::Conflict),
     }
+}
+
+/// The same for those who want to know what was in the way.
+pub async fn attempt(server: &ApiServer, txn: Txn) -> Result<Outcome, ApiError> {
+    let outcome = server.store().commit(txn).await;
+    server.note_store(outcome.as_ref().err());
+    outcome.map_err(store_error)
 }
 
 /// The bytes that are stored for an object.

@@ -8,6 +8,7 @@ mod fixture;
 mod gate;
 mod kubelets;
 mod lists;
+mod quotas;
 mod scenario;
 mod servers;
 mod startup;

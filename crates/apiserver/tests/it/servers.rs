@@ -21,7 +21,7 @@ const ENDPOINTS: &str = "/api/v1/namespaces/default/endpoints/kubernetes";
 const SLICE: &str = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes";
 const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases";
 
-async fn server(store: &Arc<EmbeddedStore>, last: u8) -> Arc<ApiServer> {
+pub async fn server(store: &Arc<EmbeddedStore>, last: u8) -> Arc<ApiServer> {
     let config = Config {
         advertise_address: IpAddr::from([192, 0, 2, last]),
         shared_store: true,
@@ -38,7 +38,7 @@ async fn server(store: &Arc<EmbeddedStore>, last: u8) -> Arc<ApiServer> {
     ApiServer::start(config, dependencies, gate).await.expect("a server")
 }
 
-async fn call(server: &Arc<ApiServer>, method: &str, path: &str, body: Option<&Value>) -> (u16, Value) {
+pub async fn call(server: &Arc<ApiServer>, method: &str, path: &str, body: Option<&Value>) -> (u16, Value) {
     let (parts, body) = request(method, path, body).into_parts();
     read(server.call(tester(), http::Request::from_parts(parts, body.into())).await).await
 }

@@ -52,37 +52,35 @@ impl Campaign {
     /// Stands for the address until told to stop, and then gives it up, so that others need not wait.
     pub async fn run(mut self, wake: Arc<Notify>, stop: CancellationToken) {
         let places = u32::try_from(self.candidacy.place).unwrap_or(u32::MAX);
-        let standing = async {
-            tokio::time::sleep(HEAD_START.saturating_mul(places)).await;
-            let mut to_announce = 0;
-            let mut contested = false;
-            loop {
-                let began = Instant::now();
-                let attempt = self.candidate.attempt().await;
-                match self.board.settle(self.address, &wake, attempt, began + TIMING.renew_deadline) {
-                    Change::None => {}
-                    Change::Taken => {
-                        to_announce = ANNOUNCEMENTS;
-                        self.taken();
-                    }
-                    Change::Lost => {
-                        tracing::info!(address = %self.address, "another node answers for the address")
-                    }
+        let head_start = tokio::time::sleep(HEAD_START.saturating_mul(places));
+        let mut to_announce = 0;
+        let mut contested = false;
+        let mut stands = stop.run_until_cancelled(head_start).await;
+        while stands.is_some() {
+            let began = Instant::now();
+            let attempt = self.candidate.attempt().await;
+            match self.board.settle(self.address, &wake, attempt, began + TIMING.renew_deadline) {
+                Change::None => {}
+                Change::Taken => {
+                    to_announce = ANNOUNCEMENTS;
+                    self.taken();
                 }
-                let by = self.board.contested(self.address);
-                if let Some(by) = by {
-                    to_announce = to_announce.max(1);
-                    self.warn(by, std::mem::replace(&mut contested, true));
+                Change::Lost => {
+                    tracing::info!(address = %self.address, "another node answers for the address")
                 }
-                contested = by.is_some();
-                if to_announce > 0 && self.board.answers(self.address) {
-                    to_announce -= 1;
-                    self.announce();
-                }
-                self.wait(attempt, &wake).await;
             }
-        };
-        stop.run_until_cancelled(standing).await;
+            let by = self.board.contested(self.address);
+            if let Some(by) = by {
+                to_announce = to_announce.max(1);
+                self.warn(by, std::mem::replace(&mut contested, true));
+            }
+            contested = by.is_some();
+            if to_announce > 0 && self.board.answers(self.address) {
+                to_announce -= 1;
+                self.announce();
+            }
+            stands = stop.run_until_cancelled(self.wait(attempt, &wake)).await;
+        }
         self.candidate.release().await;
     }
 

@@ -1,14 +1,19 @@
 //! Leader election by a Lease: of several instances of a component one leads, and another takes over when it no longer
-//! renews. Only locally observed time decides whether a holder is gone: clocks of machines may differ.
+//! renews, or at once when it was told to end and gave the Lease up. Only locally observed time decides whether a holder
+//! is gone: clocks of machines may differ.
+//!
+//! Deliberately absent: deleting Leases. One that nobody holds stays, and keeps its count of transitions.
 
 use std::time::Duration;
 
 use crate::Api;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
-use kube::api::{DeleteParams, PostParams, Preconditions};
+use kube::api::PostParams;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::Context;
 
@@ -80,7 +85,7 @@ pub struct Candidate {
     /// What the Lease said when it last changed, and when that was seen.
     observed: Option<(LeaseSpec, Instant)>,
     /// The Lease as this candidate wrote it last, while it holds it.
-    written: Option<ObjectMeta>,
+    written: Option<Lease>,
     /// The last attempt failed, which was said.
     failing: bool,
 }
@@ -110,40 +115,54 @@ impl Candidate {
         Self { timing, ..self }
     }
 
-    /// Waits until this candidate leads. The token is cancelled when it no longer does: the component must then end,
-    /// since another may lead already.
-    pub async fn lead(mut self) -> CancellationToken {
+    /// Waits until this candidate leads; `None` after the shutdown.
+    pub async fn lead(mut self) -> Option<Leadership> {
+        let (shutdown, lease) = (self.context.shutdown.clone(), self.name.clone());
+        tracing::info!(lease, identity = self.identity, "waiting to lead");
+        // What was begun is finished: who is told to end in the middle of it may hold the Lease, which is then given up.
         while self.attempt().await != Attempt::Held {
-            tokio::time::sleep(self.jittered()).await;
+            shutdown.run_until_cancelled(tokio::time::sleep(self.jittered())).await?;
         }
-        let leading = self.context.shutdown.child_token();
-        let token = leading.clone();
-        self.context.tasks.clone().spawn(async move {
-            token.run_until_cancelled(self.renew_until_lost()).await;
-            token.cancel();
+        tracing::info!(lease, identity = self.identity, "leading");
+        let (leading, lost, finished) =
+            (shutdown.child_token(), CancellationToken::new(), CancellationToken::new());
+        let (token, at_loss, until) = (leading.clone(), lost.clone(), finished.clone());
+        let mut renewal = JoinSet::new();
+        renewal.spawn(async move {
+            let held = self.renew_until_lost(&until).await;
+            if !held {
+                at_loss.cancel();
+                token.cancel();
+            }
+            held.then_some(self)
         });
-        leading
+        Some(Leadership { leading, lost, finished, renewal })
     }
 
-    /// Returns when the Lease could not be renewed before its deadline. Counted from before the last good attempt, and no
-    /// attempt lasts beyond it: whoever takes over counts from then at the earliest.
-    async fn renew_until_lost(&mut self) {
+    /// Renews until told to finish, and says whether the Lease is held then: it is not when it could not be renewed before
+    /// its deadline. That counts from before the last good attempt, and no attempt lasts beyond it: whoever takes over
+    /// counts from then at the earliest.
+    async fn renew_until_lost(&mut self, finished: &CancellationToken) -> bool {
         let mut renewed = Instant::now();
-        while let Ok(began) =
-            tokio::time::timeout_at(renewed + self.timing.renew_deadline, self.renew()).await
-        {
-            renewed = began;
+        loop {
+            match tokio::time::timeout_at(renewed + self.timing.renew_deadline, self.renew(finished)).await {
+                Ok(Some(began)) => renewed = began,
+                Ok(None) => return true,
+                Err(_) => break,
+            }
         }
         tracing::error!(lease = self.name, identity = self.identity, "leadership was lost");
+        false
     }
 
-    /// Renews the Lease once, however many attempts it takes; says when the good one began.
-    async fn renew(&mut self) -> Instant {
+    /// Renews the Lease once, however many attempts it takes; says when the good one began. `None` if told to finish between
+    /// two attempts.
+    async fn renew(&mut self, finished: &CancellationToken) -> Option<Instant> {
         loop {
-            tokio::time::sleep(self.timing.retry).await;
+            finished.run_until_cancelled(tokio::time::sleep(self.timing.retry)).await?;
             let began = Instant::now();
             if self.attempt().await == Attempt::Held {
-                return began;
+                return Some(began);
             }
         }
     }
@@ -168,24 +187,37 @@ impl Candidate {
                 }
                 Attempt::Unknown
             }
-            Err(_) => Attempt::Unknown,
+            Err(_) => {
+                // Who is silent for so long is not told either that the Lease is given up.
+                self.written = None;
+                Attempt::Unknown
+            }
         }
     }
 
-    /// Gives the Lease up, so that others need not wait: it is deleted, if it is still as this candidate wrote it.
+    /// Gives the Lease up, so that others need not wait for it to run out: it has no holder any more, if it still is as this
+    /// candidate wrote it. Not while an attempt is under way.
     pub async fn release(&mut self) {
-        let Some(ObjectMeta { uid, resource_version, .. }) = self.written.take() else { return };
-        let parameters = DeleteParams {
-            preconditions: Some(Preconditions { uid, resource_version }),
-            ..DeleteParams::default()
-        };
-        let deleting = self.api.delete(&self.name, &parameters);
-        match tokio::time::timeout(self.timing.renew_deadline, deleting).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => {
-                tracing::debug!(lease = self.name, %error, "the lease was not given up; it runs out")
+        let Some(mut lease) = self.written.take() else { return };
+        let now = MicroTime(self.context.clock.now());
+        lease.spec = Some(LeaseSpec {
+            // As upstream: it must be greater than zero.
+            lease_duration_seconds: Some(1),
+            acquire_time: Some(now.clone()),
+            renew_time: Some(now),
+            lease_transitions: lease.spec.and_then(|held| held.lease_transitions),
+            ..LeaseSpec::default()
+        });
+        let parameters = PostParams::default();
+        let releasing = self.api.replace(&self.name, &parameters, &lease);
+        match tokio::time::timeout(self.timing.renew_deadline, releasing).await {
+            Ok(Ok(_)) => {
+                tracing::info!(lease = self.name, identity = self.identity, "the lease was given up")
             }
-            Err(_) => tracing::debug!(lease = self.name, "the lease was not given up; it runs out"),
+            Ok(Err(error)) => {
+                tracing::info!(lease = self.name, %error, "the lease was not given up; it runs out")
+            }
+            Err(_) => tracing::info!(lease = self.name, "the lease was not given up; it runs out"),
         }
     }
 
@@ -195,7 +227,7 @@ impl Candidate {
                 metadata: ObjectMeta { name: Some(self.name.clone()), ..ObjectMeta::default() },
                 spec: Some(self.held(None)),
             };
-            self.written = Some(self.api.create(&PostParams::default(), &lease).await?.metadata);
+            self.written = Some(self.api.create(&PostParams::default(), &lease).await?);
             return Ok(Attempt::Held);
         };
         let spec = lease.spec.clone().unwrap_or_default();
@@ -210,7 +242,7 @@ impl Candidate {
         }
         lease.spec = Some(self.held(Some(&spec)));
         // The resourceVersion of what was read makes this a compare-and-swap.
-        self.written = Some(self.api.replace(&self.name, &PostParams::default(), &lease).await?.metadata);
+        self.written = Some(self.api.replace(&self.name, &PostParams::default(), &lease).await?);
         Ok(Attempt::Held)
     }
 
@@ -230,6 +262,62 @@ impl Candidate {
             lease_transitions: Some(if mine || before.is_none() { transitions } else { transitions + 1 }),
             ..LeaseSpec::default()
         }
+    }
+}
+
+/// A Lease that is held, and renewed all the while. Dropped, it is renewed no more and runs out, as that of a leader that
+/// dies.
+pub struct Leadership {
+    leading: CancellationToken,
+    lost: CancellationToken,
+    finished: CancellationToken,
+    /// Ends with the candidate if it is told to finish, with nothing if leadership was lost.
+    renewal: JoinSet<Option<Candidate>>,
+}
+
+impl Leadership {
+    /// Cancelled when the leader must end: at the shutdown, and when leadership is lost, since another may lead already.
+    pub fn token(&self) -> CancellationToken {
+        self.leading.clone()
+    }
+
+    /// Waits until leadership is lost.
+    pub async fn lost(&self) {
+        self.lost.cancelled().await;
+    }
+
+    /// Runs a component as the leader, until its context ends and all that it started has ended.
+    pub async fn run<F: Future<Output = ()>>(&self, context: &Context, component: impl FnOnce(Context) -> F) {
+        let tasks = TaskTracker::new();
+        component(Context { tasks: tasks.clone(), shutdown: self.token(), ..context.clone() }).await;
+        tasks.close();
+        tasks.wait().await;
+    }
+
+    /// Gives the Lease up, unless it was lost. Nothing may be done any more that only a leader may do.
+    pub async fn release(mut self) {
+        self.leading.cancel();
+        self.finished.cancel();
+        let ended = self.renewal.join_next().await.expect("there is one task, which nobody else waits for");
+        if let Some(mut candidate) = ended.expect("the task neither panics nor is cancelled") {
+            candidate.release().await;
+        }
+    }
+}
+
+/// Runs a component of the control plane for as long as this instance, `identity`, leads as `name`, and again when it leads
+/// again, until the shutdown. Another leads at once after it.
+pub async fn run_while_leading<F: Future<Output = ()>>(
+    context: Context,
+    name: &str,
+    identity: &str,
+    component: impl Fn(Context) -> F,
+) {
+    while !context.shutdown.is_cancelled() {
+        let candidate = Candidate::new(context.clone(), "kube-system", name, identity.to_owned());
+        let Some(leadership) = candidate.lead().await else { return };
+        leadership.run(&context, &component).await;
+        leadership.release().await;
     }
 }
 

@@ -68,7 +68,10 @@ impl Dirty {
 /// run at a time; the caller elects it.
 pub async fn run(context: Context) {
     let shutdown = context.shutdown.clone();
-    shutdown.run_until_cancelled(Shell::start(context).run()).await;
+    let mut shell = Shell::start(context);
+    shutdown.run_until_cancelled(shell.run()).await;
+    // Nothing that was decided here may come true when another decides already.
+    shell.requests.join_all().await;
 }
 
 struct Shell {
@@ -111,7 +114,7 @@ impl Shell {
         Shell { context, nodes, pods, dirty, recorder, requests, scheduler }
     }
 
-    async fn run(mut self) {
+    async fn run(&mut self) {
         self.nodes.synced().await;
         self.pods.synced().await;
         loop {

@@ -14,7 +14,7 @@ use apiserver::tokens::{TokenError, Tokens};
 use apiserver::types::UserInfo;
 use apiserver::{ApiServer, Config, Dependencies};
 use component::Context;
-use component::lease::Candidate;
+use component::lease::run_while_leading;
 use http::{Request, StatusCode};
 use store::simdisk::SimDisk;
 use store::{EmbeddedStore, Options, Store, StoreError, Watch};
@@ -182,13 +182,7 @@ impl Cluster {
             return;
         }
         self.tasks.spawn(async move {
-            while !context.shutdown.is_cancelled() {
-                let candidate = Candidate::new(context.clone(), "kube-system", account, identity.clone());
-                let Some(leading) = context.shutdown.run_until_cancelled(candidate.lead()).await else {
-                    return;
-                };
-                work(name, Context { shutdown: leading, ..context.clone() }).await;
-            }
+            run_while_leading(context, account, &identity, |context| work(name, context)).await;
         });
     }
 
@@ -217,6 +211,15 @@ impl Cluster {
 
     /// Kills the instance that leads, for good.
     pub fn kill_leader(&mut self, what: &str) -> Result<(), ClusterError> {
+        self.take_leader(what).map(Part::kill)
+    }
+
+    /// Tells the instance that leads to end, for good.
+    pub fn stop_leader(&mut self, what: &str) -> Result<(), ClusterError> {
+        self.take_leader(what).map(|part| part.shutdown.cancel())
+    }
+
+    fn take_leader(&mut self, what: &str) -> Result<Part, ClusterError> {
         let lease =
             if component(what)? == "scheduler" { "kube-scheduler" } else { "kube-controller-manager" };
         let key = format!("/registry/coordination.k8s.io/leases/kube-system/{lease}");
@@ -224,8 +227,7 @@ impl Cluster {
         let holder = holder.and_then(|(_, lease)| lease["spec"]["holderIdentity"].as_str());
         let name = holder.and_then(|holder| holder.split_once('_')).map(|(name, _)| name.to_owned());
         let part = name.and_then(|name| self.parts.remove(&name));
-        part.ok_or_else(|| ClusterError::Unknown(format!("leader of {what}")))?.kill();
-        Ok(())
+        part.ok_or_else(|| ClusterError::Unknown(format!("leader of {what}")))
     }
 
     fn kill_component(&mut self, name: &str) {

@@ -86,6 +86,7 @@ impl Run {
             Step::StartControlPlane => self.cluster.start_control_plane().await.map_err(words)?,
             Step::Elect(what, count) => self.cluster.elect(what, *count).map_err(words)?,
             Step::KillLeader(what) => self.cluster.kill_leader(what).map_err(words)?,
+            Step::StopLeader(what) => self.cluster.stop_leader(what).map_err(words)?,
             Step::Faults(faults) => self.cluster.set_faults(*faults),
             Step::Sabotage(sabotage) => self.cluster.sabotage(sabotage.clone()),
             Step::Drain(time, nodes) => self.drain(*time, nodes).await?,

@@ -39,6 +39,8 @@ pub enum Step {
     Elect(String, usize),
     /// `kill-leader controllers|scheduler`
     KillLeader(String),
+    /// `stop-leader controllers|scheduler`: it is told to end, in good order.
+    StopLeader(String),
     /// `faults [drop=1%] [lose=1%] [crash=1%] [delay=2s]` or `faults off`
     Faults(Faults),
     /// `sabotage doubles|crowding NODE|lost-deletes`: a bug is planted; the scenario has to fail.
@@ -260,6 +262,7 @@ fn step(words: &[&str], line: &str) -> Result<Step, String> {
             Step::Elect(own(what), count.parse().map_err(|_| format!("not a number: {count}"))?)
         }
         ["kill-leader", what] => Step::KillLeader(own(what)),
+        ["stop-leader", what] => Step::StopLeader(own(what)),
         ["faults", "off"] => Step::Faults(Faults::default()),
         ["faults", settings @ ..] => Step::Faults(faults(settings)?),
         ["drain", time, nodes] => Step::Drain(duration(time)?, nodes.split(',').map(str::to_owned).collect()),

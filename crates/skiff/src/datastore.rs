@@ -7,13 +7,12 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
-use component::Context;
-use component::lease::Candidate;
+use component::{Context, lease};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use store::{EmbeddedStore, Encryption, EtcdOptions, EtcdStore, EtcdTls, Store, StoreError};
-use tokio_util::task::TaskTracker;
 
+use crate::components::election;
 use crate::join::token::sha256;
 
 /// What all servers of a cluster have in common, below the data directory; the first one makes it.
@@ -167,19 +166,8 @@ pub async fn run_while_leading<F: Future<Output = ()>>(
     name: &str,
     component: impl Fn(Context) -> F,
 ) -> Result<()> {
-    let hostname = host::system::machine().context("cannot learn the host's name")?.hostname;
-    let identity = format!("{hostname}_{}", context.entropy.uuid());
-    while !context.shutdown.is_cancelled() {
-        let round = Context { tasks: TaskTracker::new(), ..context.clone() };
-        tracing::info!(lease = name, identity, "waiting to lead");
-        let candidate = Candidate::new(round.clone(), "kube-system", name, identity.clone());
-        let Some(leading) = context.shutdown.run_until_cancelled(candidate.lead()).await else { break };
-        tracing::info!(lease = name, identity, "leading");
-        component(Context { shutdown: leading.clone(), ..round.clone() }).await;
-        leading.cancel();
-        round.tasks.close();
-        round.tasks.wait().await;
-    }
+    let identity = election::identity(&context)?;
+    lease::run_while_leading(context, name, &identity, component).await;
     Ok(())
 }
 

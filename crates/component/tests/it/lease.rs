@@ -4,7 +4,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use component::lease::{Attempt, Candidate, Timing};
+use component::Context;
+use component::lease::{Attempt, Candidate, Timing, run_while_leading};
 use http_body_util::{BodyExt, Full};
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout};
@@ -42,12 +43,7 @@ impl Store {
         if *method == http::Method::GET {
             return if stored.0 == 0 { failure(404, "NotFound") } else { (200, stored.1.clone()) };
         }
-        let mut new: Value = serde_json::from_slice(body).expect("a lease, or how to delete one");
-        if *method == http::Method::DELETE {
-            let same =
-                new["preconditions"]["resourceVersion"].as_str() == Some(stored.0.to_string().as_str());
-            return if same { (200, std::mem::take(&mut *stored).1) } else { failure(409, "Conflict") };
-        }
+        let mut new: Value = serde_json::from_slice(body).expect("a lease");
         let known = new["metadata"]["resourceVersion"].as_str().unwrap_or("0");
         if known != stored.0.to_string() {
             return failure(409, "Conflict");
@@ -58,47 +54,117 @@ impl Store {
         (200, new)
     }
 
+    fn spec(&self) -> Value {
+        self.0.lock().expect("no test panicked").1["spec"].clone()
+    }
+
     fn holder(&self) -> String {
-        self.0.lock().expect("no test panicked").1["spec"]["holderIdentity"].as_str().unwrap_or("").to_owned()
+        self.spec()["holderIdentity"].as_str().unwrap_or("").to_owned()
+    }
+
+    /// Somebody takes the Lease by force.
+    fn steal(&self) {
+        let thief = json!({"metadata": {"name": "lease", "resourceVersion": "99"},
+                           "spec": {"holderIdentity": "thief", "leaseDurationSeconds": 3600}});
+        *self.0.lock().expect("no test panicked") = (99, thief);
+    }
+
+    fn candidate(&self, name: &str, shutdown: &CancellationToken) -> Candidate {
+        Candidate::new(context(self.client(), shutdown.clone()), "n", "lease", name.to_owned())
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn one_leads_and_another_takes_over_when_it_no_longer_renews() {
     let store = Store::default();
-    let (first_stop, second_stop) = (CancellationToken::new(), CancellationToken::new());
-    let first = Candidate::new(context(store.client(), first_stop.clone()), "n", "lease", "first".to_owned());
-    let second =
-        Candidate::new(context(store.client(), second_stop.clone()), "n", "lease", "second".to_owned());
-    let leading = first.lead().await;
+    let stop = CancellationToken::new();
+    let first = store.candidate("first", &stop).lead().await.expect("it is free");
     assert_eq!(store.holder(), "first");
 
-    let second = second.lead();
+    let second = store.candidate("second", &stop).lead();
     tokio::pin!(second);
     let waited = timeout(Duration::from_secs(120), &mut second).await;
     assert!(waited.is_err(), "who renews is not replaced");
-    assert!(!leading.is_cancelled());
+    assert!(!first.token().is_cancelled());
 
-    first_stop.cancel();
-    let stopped = Instant::now();
-    second.await;
-    let took = stopped.elapsed();
-    assert!(leading.is_cancelled());
+    drop(first);
+    let died = Instant::now();
+    let _second = second.await.expect("it has run out");
+    let took = died.elapsed();
     assert_eq!(store.holder(), "second");
     assert!((Duration::from_secs(10)..=Duration::from_secs(20)).contains(&took), "{took:?}");
-    second_stop.cancel();
+}
+
+/// Whoever is told to end leads until all that it has begun is done, and then another leads at once.
+#[tokio::test(start_paused = true)]
+async fn another_leads_at_once_when_the_last_that_a_leader_did_has_ended() {
+    let store = Store::default();
+    let (stop, others) = (CancellationToken::new(), CancellationToken::new());
+    let (began, ended) = (Instant::now(), Arc::new(Mutex::new(None)));
+    let note = ended.clone();
+    let component = move |leader: Context| {
+        let (shutdown, note) = (leader.shutdown.clone(), note.clone());
+        leader.tasks.spawn(async move {
+            shutdown.cancelled().await;
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            *note.lock().expect("no test panicked") = Some(Instant::now());
+        });
+        async move { leader.shutdown.cancelled().await }
+    };
+    let first = run_while_leading(context(store.client(), stop.clone()), "lease", "first", component);
+    let second = async {
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        assert_eq!(store.holder(), "first");
+        stop.cancel();
+        store.candidate("second", &others).lead().await.expect("it is given up");
+        Instant::now()
+    };
+    let ((), led) = tokio::join!(first, second);
+    let ended = ended.lock().expect("no test panicked").expect("it has ended");
+    assert!(ended - began >= Duration::from_secs(80), "{:?}", ended - began);
+    let took = led.checked_duration_since(ended).expect("nobody else leads before");
+    assert!(took <= Duration::from_secs(3), "{took:?}");
+    assert_eq!(store.spec()["leaseTransitions"], 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_was_lost_is_not_given_up_by_whoever_lost_it() {
+    let store = Store::default();
+    let stop = CancellationToken::new();
+    let leadership = store.candidate("first", &stop).lead().await.expect("it is free");
+    store.steal();
+    leadership.lost().await;
+    leadership.release().await;
+    assert_eq!(store.holder(), "thief");
+    // Nor if that was not noticed yet.
+    let store = Store::default();
+    let leadership = store.candidate("first", &stop).lead().await.expect("it is free");
+    store.steal();
+    leadership.release().await;
+    assert_eq!(store.holder(), "thief");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_told_to_end_while_another_leads_waits_no_longer() {
+    let store = Store::default();
+    let stop = CancellationToken::new();
+    let _first = store.candidate("first", &CancellationToken::new()).lead().await.expect("it is free");
+    let second = store.candidate("second", &stop).lead();
+    tokio::pin!(second);
+    assert!(timeout(Duration::from_secs(30), &mut second).await.is_err());
+    stop.cancel();
+    assert!(second.await.is_none());
+    assert_eq!(store.holder(), "first");
 }
 
 #[tokio::test(start_paused = true)]
 async fn who_cannot_renew_stops_leading_before_another_may_begin() {
     let store = Store::default();
     let stop = CancellationToken::new();
-    let candidate = Candidate::new(context(store.client(), stop.clone()), "n", "lease", "first".to_owned());
-    let leading = candidate.lead().await;
-    // Somebody took it by force: every renewal from now on is refused.
-    let thief = json!({"metadata": {"name": "lease", "resourceVersion": "99"},
-                       "spec": {"holderIdentity": "thief", "leaseDurationSeconds": 3600}});
-    *store.0.lock().expect("no test panicked") = (99, thief);
+    let leadership = store.candidate("first", &stop).lead().await.expect("it is free");
+    let leading = leadership.token();
+    // Every renewal from now on is refused.
+    store.steal();
     let began = Instant::now();
     leading.cancelled().await;
     assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
@@ -124,8 +190,9 @@ async fn a_renewal_that_is_never_answered_does_not_keep_a_leader() {
         }
     });
     let client = kube::Client::new(service, "default");
-    let leading =
-        Candidate::new(context(client, stop.clone()), "n", "lease", "first".to_owned()).lead().await;
+    let candidate = Candidate::new(context(client, stop.clone()), "n", "lease", "first".to_owned());
+    let leadership = candidate.lead().await.expect("it is free");
+    let leading = leadership.token();
     tokio::time::sleep(Duration::from_secs(31)).await;
     assert!(!leading.is_cancelled());
     silent.cancel();
@@ -139,18 +206,18 @@ async fn a_renewal_that_is_never_answered_does_not_keep_a_leader() {
 async fn a_lease_that_is_given_up_is_free_at_once_and_that_of_another_is_not_touched() {
     let store = Store::default();
     let stop = CancellationToken::new();
-    let candidate = |name: &str| {
-        let context = context(store.client(), stop.clone());
-        Candidate::new(context, "n", "lease", name.to_owned()).timing(Timing::default())
-    };
-    let (mut first, mut second) = (candidate("first"), candidate("second"));
+    let (mut first, mut second) = (store.candidate("first", &stop), store.candidate("second", &stop));
     assert_eq!(first.attempt().await, Attempt::Held);
     let until = Instant::now() + Timing::default().duration;
     assert_eq!(second.attempt().await, Attempt::Others(until));
     second.release().await;
     assert_eq!(store.holder(), "first");
     first.release().await;
+    let given_up = store.spec();
+    assert!(given_up["holderIdentity"].is_null(), "an empty one is not valid");
+    assert_eq!((&given_up["leaseDurationSeconds"], &given_up["leaseTransitions"]), (&json!(1), &json!(0)));
     assert_eq!(second.attempt().await, Attempt::Held);
+    assert_eq!(store.spec()["leaseTransitions"], 1);
     assert_eq!(second.attempt().await, Attempt::Held);
     first.release().await;
     assert_eq!(store.holder(), "second");

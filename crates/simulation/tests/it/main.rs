@@ -26,6 +26,7 @@ scenarios! {
     faults,
     garbage,
     leader_killed,
+    leader_stopped,
     namespaces,
     node_dies,
     node_replaced,

@@ -1,5 +1,5 @@
 //! The flags of leader election, and what they ask for: of several instances of a component one leads. One that leads no
-//! more ends, since another may lead already.
+//! more ends, since another may lead already; one that is told to end lets another lead at once.
 
 use std::time::Duration;
 
@@ -37,11 +37,8 @@ pub struct LeaderElection {
 }
 
 impl LeaderElection {
-    /// Waits until this instance leads as `name`. The context that comes back ends when it no longer does.
-    pub async fn lead(&self, context: &Context, name: &str) -> Result<Context> {
-        if !self.leader_elect {
-            return Ok(context.clone());
-        }
+    /// What stands for election as `name`.
+    fn candidate(&self, context: &Context, name: &str) -> Result<Candidate> {
         let timing = Timing {
             duration: self.leader_elect_lease_duration,
             renew_deadline: self.leader_elect_renew_deadline,
@@ -49,33 +46,37 @@ impl LeaderElection {
         };
         let timing = timing.checked().context("leader election")?;
         let lease = self.leader_elect_resource_name.as_deref().unwrap_or(name);
-        let hostname = host::system::machine().context("cannot learn the host's name")?.hostname;
-        let identity = format!("{hostname}_{}", context.entropy.uuid());
         let namespace = &self.leader_elect_resource_namespace;
-        tracing::info!(lease, namespace, identity, "waiting to lead");
-        let candidate = Candidate::new(context.clone(), namespace, lease, identity.clone()).timing(timing);
-        let Some(leading) = context.shutdown.run_until_cancelled(candidate.lead()).await else {
-            return Ok(context.clone());
-        };
-        tracing::info!(lease, namespace, identity, "leading");
-        Ok(Context { shutdown: leading, ..context.clone() })
+        Ok(Candidate::new(context.clone(), namespace, lease, identity(context)?).timing(timing))
     }
 }
 
-/// Runs a component as the leader. Its end without being told to means that leadership was lost.
+/// By what candidates are told from one another.
+pub fn identity(context: &Context) -> Result<String> {
+    let hostname = host::system::machine().context("cannot learn the host's name")?.hostname;
+    Ok(format!("{hostname}_{}", context.entropy.uuid()))
+}
+
+/// Runs a component as the leader, and gives its Lease up when all that it does has ended. Its end without being told to
+/// means that leadership was lost.
 pub async fn run_as_leader<F: Future<Output = ()>>(
     flags: &LeaderElection,
     context: &Context,
     name: &str,
     component: impl FnOnce(Context) -> F,
 ) -> Result<()> {
-    let leader = flags.lead(context, name).await?;
-    if !context.shutdown.is_cancelled() {
-        component(leader).await;
-    }
-    if !context.shutdown.is_cancelled() {
-        // At once: what is still under way is not waited for.
-        bail!("leaderelection lost");
+    if !flags.leader_elect {
+        component(context.clone()).await;
+    } else if let Some(leadership) = flags.candidate(context, name)?.lead().await {
+        tokio::select! {
+            () = leadership.run(context, component) => {}
+            // At once: what is still under way is not waited for.
+            () = leadership.lost() => {}
+        }
+        if !context.shutdown.is_cancelled() {
+            bail!("leaderelection lost");
+        }
+        leadership.release().await;
     }
     super::ended(context).await;
     Ok(())

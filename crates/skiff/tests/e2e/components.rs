@@ -126,11 +126,7 @@ spec:
 #[test]
 fn one_leads_and_each_says_how_it_is() {
     let Some(cluster) = Cluster::start("alone", Form::Components) else { return };
-    let holder = |name: &str| {
-        cluster.kubectl(&format!(
-            "get lease {name} --namespace kube-system -o jsonpath='{{.spec.holderIdentity}}'"
-        ))
-    };
+    let holder = |name: &str| holder(&cluster, name);
     assert!(holder("kube-controller-manager").starts_with("skiff-node_"));
 
     let first = holder("kube-scheduler");
@@ -145,6 +141,24 @@ fn one_leads_and_each_says_how_it_is() {
     deposed(&cluster);
     refused(&cluster);
     what_others_wrote_is_kept(&cluster);
+    leaders_are_told_to_end(&cluster);
+}
+
+fn holder(cluster: &Cluster, name: &str) -> String {
+    let lease = format!("get lease {name} --namespace kube-system");
+    cluster.kubectl(&format!("{lease} -o jsonpath='{{.spec.holderIdentity}}'"))
+}
+
+/// The Leases are nobody's when they have ended, and whoever waits need not wait until they run out.
+fn leaders_are_told_to_end(cluster: &Cluster) {
+    start_scheduler(cluster, "third-scheduler.log", 10259);
+    for name in ["kube-scheduler", "kube-controller-manager"] {
+        until(30, name, || holder(cluster, name).starts_with("skiff-node_"));
+        let process = cluster.process(&format!("skiff {name}")).expect("it leads");
+        cluster.inside(&format!("kill {process}"));
+        cluster.wait_for_end(&process);
+        assert_eq!(holder(cluster, name), "", "{name}");
+    }
 }
 
 /// A kubelet leaves alone what it does not know of its node's status, which a newer version may have written.

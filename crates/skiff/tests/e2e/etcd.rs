@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::cluster::{Cluster, text};
 use crate::machine::until;
-use crate::servers::{Api, MAPS, NODES, map, place};
+use crate::servers::{Api, MAPS, NODES, SERVER, map, place};
 
 /// What is promised of one member's loss, of the leader's too.
 const ONE_LOST: Duration = Duration::from_secs(3);
@@ -18,7 +18,6 @@ const ONE_LOST: Duration = Duration::from_secs(3);
 const PROMISE: Duration = Duration::from_secs(10);
 /// When nothing was lost.
 const AT_EASE: Duration = Duration::from_secs(30);
-const SERVER: &str = "skiff serve[r]";
 /// The certificate by which a server asks its etcd, which has the address of the member beside it.
 const ETCD: &str = "cd /var/lib/skiff/etcd && exec etcdctl --endpoints https://127.0.0.1:2379 \
                     --cacert ca.crt --cert client.pem --key client.pem";

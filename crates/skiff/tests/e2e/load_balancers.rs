@@ -38,6 +38,7 @@ spec: {type: LoadBalancer, selector: {app: web}, ports: [{port: 80, targetPort: 
 "#;
 
 const LEASES: &str = "get leases --namespace skiff-load-balancers";
+const HOLDERS: &str = "-o jsonpath='{.items[*].spec.holderIdentity}'";
 /// What is promised for a node that dies.
 const MOVED: Duration = Duration::from_secs(5);
 
@@ -142,7 +143,7 @@ fn an_address_is_reached_moves_with_its_node_and_is_nobodys_in_the_end() {
     cluster.must("delete service web --timeout=60s");
     // The proxies may forget the address before it is given up.
     until(60, "nobody answers", || client.ask_anew(&address).is_err() && client.knows(&address).is_none());
-    until(60, "nobody is elected any more", || cluster.must(&format!("{LEASES} -o name")).is_empty());
+    until(60, "nobody is elected any more", || cluster.must(&format!("{LEASES} {HOLDERS}")).is_empty());
 }
 
 /// Nobody can be elected; who answers goes on.
@@ -227,7 +228,7 @@ fn components_give_an_address_and_announce_it() {
 
     cluster.kubectl("delete service web --timeout=60s");
     until(60, "nobody answers", || client.ask_anew(&address).is_err() && client.knows(&address).is_none());
-    until(60, "nobody is elected any more", || cluster.kubectl(&format!("{LEASES} -o name")).is_empty());
+    until(60, "nobody is elected any more", || cluster.kubectl(&format!("{LEASES} {HOLDERS}")).is_empty());
     let logs = "announcer.log second-announcer.log cloud-controller-manager.log";
     let denied = cluster.try_inside(&format!("cd {} && grep -i forbidden {logs}", cluster.state().display()));
     assert!(denied.is_err(), "a role is too small: {denied:?}");

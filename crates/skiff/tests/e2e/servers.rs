@@ -18,10 +18,15 @@ use crate::machine::until;
 
 pub const NODES: [&str; 3] = ["node-1", "node-2", "node-3"];
 pub const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+/// How a server's process is found; the shell that asks is none.
+pub const SERVER: &str = "skiff serve[r]";
 const SERVICES: &str = "/api/v1/namespaces/default/services";
 /// A Lease is good for 15 s. Who waits for it looks every 2 s, or up to a fifth later, at it: once to see it renewed for the
 /// last time, once to take it. One second is for asking who leads.
 const TAKEN_OVER: Duration = Duration::from_millis(15_000 + 2 * 2_400 + 1_000);
+/// One that is given up is taken when it is next looked at, and long before it would have run out, which is after 13 s at
+/// the earliest. What is under way is finished before it is given up.
+const GIVEN_UP: Duration = Duration::from_secs(8);
 
 /// The API as the administrator: through the balancer, or of one server.
 pub struct Api<'a> {
@@ -155,7 +160,8 @@ fn three_servers_are_one() {
     until(60, "the Service leads to those that are left", || service_leads_to(&cluster, &[2, 4]));
     cluster.skiff("start node-2").expect("started");
     until(60, "the Service leads to all servers again", || service_leads_to(&cluster, &[2, 3, 4]));
-    leaders_die(&cluster);
+    leaders_end(&cluster, "KILL", "once", TAKEN_OVER);
+    leaders_end(&cluster, "TERM", "again", GIVEN_UP);
 }
 
 fn one_writes_and_another_reads(cluster: &Cluster) {
@@ -216,7 +222,7 @@ fn a_server_dies_under_load(cluster: &Cluster, all: &Api) {
     let begun = |watch: &Watch| watch.tells(30, "\"before\"");
     assert!(watches.iter().all(begun) && direct.iter().all(begun), "all watches have begun");
     let died = under_load(all, || {
-        kill(cluster, "node-2", "skiff serve[r]");
+        kill(cluster, "node-2", SERVER);
         let died = Instant::now();
         for number in 0..20 {
             assert!(
@@ -266,8 +272,8 @@ fn under_load(all: &Api, kill: impl FnOnce() -> Instant) -> Instant {
     died
 }
 
-/// Others lead when the Leases have run out, and what the dead had begun is finished once.
-fn leaders_die(cluster: &Cluster) {
+/// Others lead when the Leases have run out or were given up, and what the leaders had begun is finished once.
+fn leaders_end(cluster: &Cluster, signal: &str, app: &str, within: Duration) {
     const LEASES: [&str; 2] = ["kube-controller-manager", "kube-scheduler"];
     let holder = |lease: &str| {
         let line = format!("get lease {lease} -n kube-system -o jsonpath='{{.spec.holderIdentity}}'");
@@ -277,23 +283,25 @@ fn leaders_die(cluster: &Cluster) {
     until(60, "somebody leads", || LEASES.iter().all(|lease| leads(lease).is_some()));
     let dead = LEASES.map(|lease| leads(lease).expect("somebody leads"));
     let alive = NODES.into_iter().find(|node| !dead.contains(node)).expect("two leaders of three servers");
-    let pods = "/api/v1/namespaces/default/pods?watch=true&labelSelector=app%3Donce";
-    let pods = Api { cluster, node: Some(alive) }.watch_path(pods);
-    cluster.must("create deployment once --image=skiff.local/busybox:1.35 --replicas=6 -- sleep 10000");
+    let pods = format!("/api/v1/namespaces/default/pods?watch=true&labelSelector=app%3D{app}");
+    let pods = Api { cluster, node: Some(alive) }.watch_path(&pods);
+    cluster.must(&format!(
+        "create deployment {app} --image=skiff.local/busybox:1.35 --replicas=6 -- sleep 10000"
+    ));
     for node in BTreeSet::from(dead) {
-        kill(cluster, node, "skiff serve[r]");
+        send_signal(cluster, node, signal, SERVER);
     }
     let died = Instant::now();
     for (lease, dead) in LEASES.into_iter().zip(dead) {
         until(60, lease, || leads(lease).is_some_and(|leader| leader != dead));
         let took = died.elapsed();
-        eprintln!("{lease}: another leads after {took:?}");
-        assert!(took < TAKEN_OVER, "{lease}: {took:?}");
+        eprintln!("{lease}: another leads {took:?} after SIG{signal}");
+        assert!(took < within, "{lease}: {took:?}");
     }
-    cluster.must("rollout status deployment/once --timeout=120s");
-    assert_eq!(cluster.must("get replicasets -l app=once -o name").lines().count(), 1);
+    cluster.must(&format!("rollout status deployment/{app} --timeout=120s"));
+    assert_eq!(cluster.must(&format!("get replicasets -l app={app} -o name")).lines().count(), 1);
     // Nor was anything made twice and taken back: the watch tells of every pod that ever was.
-    cluster.must("label pods -l app=once finished=yes");
+    cluster.must(&format!("label pods -l app={app} finished=yes"));
     let mut made = BTreeSet::new();
     for line in pods.told_until(30, &["\"finished\":\"yes\""]).expect("the watch goes on") {
         let event: Value = serde_json::from_str(&line).expect("an event");
@@ -301,12 +309,19 @@ fn leaders_die(cluster: &Cluster) {
     }
     assert_eq!(made.len(), 6, "nothing was made twice: {made:?}");
     for node in BTreeSet::from(dead) {
+        until(60, "its server has ended", || {
+            cluster.on(node, &format!("exec pgrep -f \"{SERVER}\"")).is_err()
+        });
         cluster.skiff(&format!("start {node}")).expect("started");
     }
 }
 
 pub fn kill(cluster: &Cluster, node: &str, what: &str) {
-    cluster.on(node, &format!("exec pkill -9 -f \"{what}\"")).expect("killed");
+    send_signal(cluster, node, "KILL", what);
+}
+
+fn send_signal(cluster: &Cluster, node: &str, signal: &str, what: &str) {
+    cluster.on(node, &format!("exec pkill -{signal} -f \"{what}\"")).expect("there is such a process");
 }
 
 /// Told to stop, killed, or failing while there are servers and members of an etcd.

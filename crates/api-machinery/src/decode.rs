@@ -24,6 +24,15 @@ pub const MAX_DEPTH: usize = 127;
 /// The deepest nesting of YAML. Its parser takes 20 kB of stack for a level in a debug build, and a worker has 2 MiB.
 const MAX_YAML_DEPTH: usize = 64;
 
+/// About how many bytes the value of a body may take in memory: many times its own size, if it says little in each value.
+const MAX_HELD: usize = 48 << 20;
+/// An item of a list, which grows by doubling.
+const ITEM: usize = 64;
+/// A field of an object, in a node that is half empty.
+const FIELD: usize = 112;
+/// An object that is not empty.
+const OBJECT: usize = 600;
+
 /// How many unknown or duplicate fields are told.
 const MAX_FINDINGS: usize = 100;
 
@@ -54,6 +63,9 @@ pub enum DecodeError {
     /// More than [`MAX_DEPTH`] levels.
     #[error("exceeded max depth")]
     TooDeep,
+    /// More values than memory should hold.
+    #[error("the body holds too many values")]
+    TooMany,
     /// Not JSON or not YAML.
     #[error("{0}")]
     Malformed(String),
@@ -63,6 +75,7 @@ impl From<DecodeError> for ApiError {
     fn from(error: DecodeError) -> ApiError {
         match error {
             DecodeError::TooLarge => ApiError::body_too_large(MAX_BYTES),
+            DecodeError::TooMany => ApiError::too_large(error),
             other => ApiError::bad_request(other.to_string()),
         }
     }
@@ -88,7 +101,13 @@ pub fn json(bytes: &[u8], schema: Option<View<'_>>) -> Result<Decoded, DecodeErr
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     let seed = Seed { path: Path::root(), schema, findings: &findings, depth: 0 };
     let value = seed.deserialize(&mut reader).and_then(|value| reader.end().map(|()| value));
-    finish(value.map_err(|error| malformed_json(&error)), findings)
+    let value = value.map_err(|error| match malformed(&error, error.is_eof()) {
+        DecodeError::Malformed(text) if !error.is_eof() => {
+            DecodeError::Malformed(format!("json parse error: {text}"))
+        }
+        other => other,
+    });
+    finish(value, findings)
 }
 
 /// Whether JSON opens more brackets than may be open at once. Looked at before anything else, since what is unknown is
@@ -113,15 +132,22 @@ fn brackets_too_deep(bytes: &[u8]) -> bool {
     false
 }
 
-fn malformed_json(error: &serde_json::Error) -> DecodeError {
-    let text = error.to_string();
-    if error.is_eof() {
-        return DecodeError::Malformed("unexpected end of JSON input".to_owned());
-    }
-    DecodeError::Malformed(format!("json parse error: {text}"))
-}
-
 const TOO_DEEP: &str = "exceeded max depth";
+const TOO_MANY: &str = "too many values";
+
+/// Our own findings come back as text of the reader's errors.
+fn malformed(error: &dyn fmt::Display, is_eof: bool) -> DecodeError {
+    let text = error.to_string();
+    if text.contains(TOO_DEEP) {
+        DecodeError::TooDeep
+    } else if text.contains(TOO_MANY) {
+        DecodeError::TooMany
+    } else if is_eof {
+        DecodeError::Malformed("unexpected end of JSON input".to_owned())
+    } else {
+        DecodeError::Malformed(text)
+    }
+}
 
 /// Reads YAML: one document, few aliases. Most of what is called YAML is JSON, which is read as such.
 pub fn yaml(bytes: &[u8], schema: Option<View<'_>>) -> Result<Decoded, DecodeError> {
@@ -140,13 +166,9 @@ pub fn yaml(bytes: &[u8], schema: Option<View<'_>>) -> Result<Decoded, DecodeErr
     let read = serde_saphyr::with_deserializer_from_str_with_options(text, yaml_limits(), |reader| {
         seed.deserialize(reader)
     });
-    let value = read.map_err(|error| {
-        let text = error.to_string();
-        if text.contains(TOO_DEEP) {
-            DecodeError::TooDeep
-        } else {
-            DecodeError::Malformed(format!("yaml: {text}"))
-        }
+    let value = read.map_err(|error| match malformed(&error, false) {
+        DecodeError::Malformed(text) => DecodeError::Malformed(format!("yaml: {text}")),
+        other => other,
     });
     finish(value, findings)
 }
@@ -193,12 +215,40 @@ pub fn is_too_deep(value: &Value) -> bool {
     deeper(value, MAX_DEPTH)
 }
 
-/// Messages about fields, each once, and the bytes of text so far.
+/// About how many bytes a value that is being read takes in memory so far.
+#[derive(Debug, Default)]
+pub struct Held(usize);
+
+impl Held {
+    /// One more item of a list.
+    ///
+    /// # Errors
+    /// That is too much.
+    pub fn item(&mut self) -> Result<(), DecodeError> {
+        self.charge(ITEM)
+    }
+
+    /// One more field of an object that has so many.
+    ///
+    /// # Errors
+    /// That is too much.
+    pub fn field(&mut self, key: &str, others: usize) -> Result<(), DecodeError> {
+        self.charge(FIELD + key.len() + if others == 0 { OBJECT } else { 0 })
+    }
+
+    fn charge(&mut self, bytes: usize) -> Result<(), DecodeError> {
+        self.0 += bytes;
+        if self.0 > MAX_HELD { Err(DecodeError::TooMany) } else { Ok(()) }
+    }
+}
+
+/// Messages about fields, each once, the bytes of text so far, and those of everything.
 #[derive(Default)]
 pub(crate) struct Findings {
     pub(crate) list: Vec<String>,
     seen: BTreeSet<String>,
     text_bytes: usize,
+    held: Held,
 }
 
 impl Findings {
@@ -305,6 +355,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
             else {
                 return Ok(Value::Array(list));
             };
+            self.findings.borrow_mut().held.item().map_err(de::Error::custom)?;
             list.push(item);
         }
     }
@@ -330,6 +381,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
             if value.is_null() && schema.is_some_and(null_is_absence) {
                 fields.remove(&key);
             } else {
+                self.findings.borrow_mut().held.field(&key, fields.len()).map_err(de::Error::custom)?;
                 fields.insert(key, value);
             }
         }

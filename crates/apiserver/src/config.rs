@@ -81,6 +81,8 @@ pub struct Config {
     pub max_body: usize,
     /// How many connections are served at a time.
     pub max_connections: usize,
+    /// How many long lists users are sent at a time.
+    pub max_long_lists: usize,
     /// Whether the kubelet of a node may be at a loopback address, as on a machine that has no other.
     pub loopback_kubelets: bool,
     /// How long a request that is neither watch nor log may take.
@@ -109,6 +111,7 @@ impl Default for Config {
             dns_address: Some(Ipv4Addr::new(10, 43, 0, 10)),
             max_body: 3 << 20,
             max_connections: 2048,
+            max_long_lists: 400,
             loopback_kubelets: false,
             request_timeout: Duration::from_secs(60),
             git_version: api_machinery::VERSION.to_owned(),

@@ -62,9 +62,7 @@ impl FlowControl {
         let places = self.places(user, info).clone();
         match places.try_acquire_owned() {
             Ok(place) => Ok(Permit::holding(place)),
-            Err(_) => {
-                Err(ApiError::too_many_requests("Too many requests, please try again later.", RETRY_AFTER))
-            }
+            Err(_) => Err(too_many_requests()),
         }
     }
 
@@ -76,7 +74,7 @@ impl FlowControl {
         if node && info.resource == "leases" && info.namespace == LEASES {
             return &self.leases;
         }
-        if node || is_component(user) {
+        if is_system(user) {
             return &self.system;
         }
         match info.verb.as_str() {
@@ -84,6 +82,16 @@ impl FlowControl {
             _ => &self.mutating,
         }
     }
+}
+
+/// 429: all places are taken.
+pub fn too_many_requests() -> ApiError {
+    ApiError::too_many_requests("Too many requests, please try again later.", RETRY_AFTER)
+}
+
+/// Nodes and the cluster's own components.
+pub fn is_system(user: &UserInfo) -> bool {
+    user.in_group(NODES) || is_component(user)
 }
 
 /// The server itself, the scheduler, controllers and the proxy.

@@ -12,6 +12,7 @@ use futures::future::BoxFuture;
 use http::{Request, Response};
 use http_body_util::BodyExt;
 use store::{Store, StoreError};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -74,6 +75,7 @@ pub struct ApiServer {
     quota_turns: Turns,
     documents: Documents,
     metrics: Metrics,
+    long_lists: Arc<Semaphore>,
     tasks: TaskTracker,
     shutdown: CancellationToken,
     ready: AtomicBool,
@@ -97,6 +99,7 @@ impl ApiServer {
             routes: Routes::new(config.egress, services, cache.clone()),
             metrics: Metrics::default(),
             quota_turns: Turns::default(),
+            long_lists: Arc::new(Semaphore::new(config.max_long_lists.min(Semaphore::MAX_PERMITS))),
             tasks: TaskTracker::new(),
             shutdown: CancellationToken::new(),
             ready: AtomicBool::new(false),
@@ -256,6 +259,11 @@ impl ApiServer {
 
     pub(crate) fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+
+    /// Places for long lists that users are sent.
+    pub(crate) fn long_lists(&self) -> &Arc<Semaphore> {
+        &self.long_lists
     }
 
     /// Cancelled when the server stops.

@@ -15,6 +15,8 @@ use crate::watch::{Cached, Render};
 
 const INITIAL_END: &str = "k8s.io/initial-events-end";
 const VERSION: &str = "v1";
+/// Where a table has what a list has as `items`.
+const ROWS: &str = "rows";
 
 fn include(call: &ResourceCall) -> IncludeObject {
     IncludeObject::parse(call.query.get("includeObject").unwrap_or_default()).unwrap_or_default()
@@ -38,9 +40,82 @@ pub fn metadata_of(object: &Value) -> Value {
     table::partial_metadata(object, VERSION)
 }
 
+/// All of a list but its items, in the shape that was asked for.
+pub fn without_items(server: &ApiServer, call: &ResourceCall, page: &Page) -> Value {
+    let (version, kind) = match call.accept.transform {
+        Transform::Table => {
+            let mut list = table(server, call, &[], Some(page));
+            list.as_object_mut().map(|list| list.remove(ROWS));
+            return list;
+        }
+        Transform::None => (call.resource.api_version(), &*call.resource.list_kind),
+        Transform::PartialObjectMetadata | Transform::PartialObjectMetadataList => {
+            (format!("meta.k8s.io/{VERSION}"), "PartialObjectMetadataList")
+        }
+    };
+    json!({"kind": kind, "apiVersion": version, "metadata": page.metadata()})
+}
+
+/// Shows an object as something else.
+type Show = Box<dyn Fn(&Cached) -> Value + Send>;
+
+/// What stands in a list for an object.
+pub struct Items {
+    /// The field of the list that holds them.
+    pub field: &'static str,
+    /// How an object is shown; `None` as it is stored.
+    shown: Option<Show>,
+}
+
+impl Items {
+    /// Objects as they are stored.
+    pub fn stored() -> Items {
+        Items { field: "items", shown: None }
+    }
+
+    /// The item for an object.
+    pub fn value(&self, object: &Cached) -> Value {
+        match &self.shown {
+            Some(shown) => shown(object),
+            None => object.value().map(Arc::unwrap_or_clone).unwrap_or_default(),
+        }
+    }
+
+    /// Appends the item for an object.
+    pub fn write_json(&self, object: &Cached, out: &mut BytesMut) {
+        match &self.shown {
+            Some(shown) => write(out, &shown(object)),
+            None => object.write_json(out),
+        }
+    }
+}
+
+/// How the items of a list of this call are written.
+pub fn items(server: &ApiServer, call: &ResourceCall) -> Items {
+    if is_plain(call) {
+        return Items::stored();
+    }
+    let (call, now) = (call.clone(), server.clock().now());
+    let field = if call.accept.transform == Transform::Table { ROWS } else { "items" };
+    let shown = move |object: &Cached| {
+        let value = respond::shown(&call, object).unwrap_or_else(|error| error.to_value());
+        match call.accept.transform {
+            Transform::None => value,
+            Transform::Table => table::row(&call.resource.columns, &value, include(&call), now),
+            Transform::PartialObjectMetadata | Transform::PartialObjectMetadataList => metadata_of(&value),
+        }
+    };
+    Items { field, shown: Some(Box::new(shown)) }
+}
+
+/// Whether objects are shown as they are stored.
+fn is_plain(call: &ResourceCall) -> bool {
+    call.accept.transform == Transform::None && call.resource.view_of.is_none()
+}
+
 /// How a watch of this call is written.
 pub fn render(server: &Arc<ApiServer>, call: &ResourceCall) -> Arc<dyn Render> {
-    if call.accept.transform == Transform::None && call.resource.view_of.is_none() {
+    if is_plain(call) {
         return Arc::new(Plain {
             kind: call.resource.kind.to_string(),
             api_version: call.resource.api_version(),

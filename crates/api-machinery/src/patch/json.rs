@@ -309,11 +309,11 @@ fn height(value: &Value) -> usize {
     }
 }
 
-/// About as many bytes as the value has when it is written.
+/// About as many bytes as the value has when it is written, and more for what takes much more in memory.
 fn size(value: &Value) -> usize {
     match value {
         Value::Object(fields) => {
-            2 + fields.iter().map(|(key, value)| key.len() + 4 + size(value)).sum::<usize>()
+            32 + fields.iter().map(|(key, value)| key.len() + 4 + size(value)).sum::<usize>()
         }
         Value::Array(items) => 2 + items.iter().map(|item| 1 + size(item)).sum::<usize>(),
         Value::String(text) => 2 + text.len(),

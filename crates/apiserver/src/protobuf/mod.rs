@@ -7,8 +7,10 @@
 mod tags;
 mod wire;
 
+use std::cell::RefCell;
+
 use api_machinery::clock::{rfc3339, rfc3339_micro};
-use api_machinery::decode::{self, MAX_DEPTH};
+use api_machinery::decode::{self, DecodeError, Held, MAX_DEPTH};
 use api_machinery::resource::Resource;
 use api_machinery::schema::{Format, Kind, View};
 use api_machinery::status::ApiError;
@@ -141,7 +143,8 @@ impl<'a> Envelope<'a> {
                 fields.insert(key.to_owned(), text.into());
             }
         }
-        message(schema, name, self.raw, &mut fields, 0).map_err(bad)?;
+        let held = RefCell::default();
+        message(schema, name, self.raw, &mut fields, At { depth: 0, held: &held }).map_err(bad)?;
         Ok(Value::Object(fields))
     }
 }
@@ -150,27 +153,46 @@ fn bad(error: Malformed) -> ApiError {
     ApiError::bad_request(format!("the body is not the protobuf of its kind: {error}"))
 }
 
+/// Where in a body, and what all that was read so far takes.
+#[derive(Clone, Copy)]
+struct At<'a> {
+    depth: usize,
+    held: &'a RefCell<Held>,
+}
+
+impl At<'_> {
+    fn deeper(self) -> Self {
+        At { depth: self.depth + 1, ..self }
+    }
+}
+
+impl From<DecodeError> for Malformed {
+    fn from(error: DecodeError) -> Malformed {
+        Malformed(error.to_string())
+    }
+}
+
 /// Reads the fields of a message into `out`.
 fn message(
     schema: View<'_>,
     name: &str,
     bytes: &[u8],
     out: &mut Map<String, Value>,
-    depth: usize,
+    at: At<'_>,
 ) -> Result<(), Malformed> {
-    if depth > MAX_DEPTH {
-        return Err(Malformed("exceeded max depth".to_owned()));
+    if at.depth > MAX_DEPTH {
+        return Err(DecodeError::TooDeep.into());
     }
     let numbers =
         MESSAGES.get(name).ok_or_else(|| Malformed(format!("the fields of {name} have no numbers")))?;
     let mut reader = Reader::new(bytes);
     while let Some((number, wire)) = reader.next()? {
         match numbers.get(&number) {
-            Some(Entry::Inline(inner)) => message(schema, inner, wire.bytes()?, out, depth + 1)?,
+            Some(Entry::Inline(inner)) => message(schema, inner, wire.bytes()?, out, at.deeper())?,
             Some(Entry::Field(field)) => {
                 let Some(inner) = schema.field(field) else { continue };
                 let required = schema.fields().iter().any(|known| known.name == *field && known.required);
-                add(inner, field, required, wire, out, depth)?;
+                add(inner, field, required, wire, out, at)?;
             }
             None if wire.is_zero() => {}
             None => return Err(Malformed(format!("unknown field number {number} in {name}"))),
@@ -186,18 +208,23 @@ fn add(
     required: bool,
     wire: Wire<'_>,
     out: &mut Map<String, Value>,
-    depth: usize,
+    at: At<'_>,
 ) -> Result<(), Malformed> {
+    if matches!(schema.kind(), Kind::Array(_) | Kind::Map(_)) && !out.contains_key(field) {
+        at.held.borrow_mut().field(field, out.len())?;
+    }
     match schema.kind() {
         Kind::Array(items) => {
-            let item = value(schema.arena.view(*items), wire, depth)?.unwrap_or(Value::Null);
+            let item = value(schema.arena.view(*items), wire, at)?.unwrap_or(Value::Null);
             if let Value::Array(list) = out.entry(field).or_insert_with(|| json!([])) {
+                at.held.borrow_mut().item()?;
                 list.push(item);
             }
         }
         Kind::Map(values) => {
-            let (key, item) = entry(schema.arena.view(*values), wire.bytes()?, depth)?;
+            let (key, item) = entry(schema.arena.view(*values), wire.bytes()?, at)?;
             if let Value::Object(map) = out.entry(field).or_insert_with(|| json!({})) {
+                at.held.borrow_mut().field(&key, map.len())?;
                 map.insert(key, item);
             }
         }
@@ -206,7 +233,8 @@ fn add(
             if zero && !required && !ZERO_COUNTS.contains(&field) {
                 return Ok(());
             }
-            if let Some(found) = value(schema, wire, depth)? {
+            if let Some(found) = value(schema, wire, at)? {
+                at.held.borrow_mut().field(field, out.len())?;
                 out.insert(field.to_owned(), found);
             }
         }
@@ -215,7 +243,7 @@ fn add(
 }
 
 /// One entry of a map: its key and value are fields 1 and 2.
-fn entry(values: View<'_>, bytes: &[u8], depth: usize) -> Result<(String, Value), Malformed> {
+fn entry(values: View<'_>, bytes: &[u8], at: At<'_>) -> Result<(String, Value), Malformed> {
     let (mut key, mut item) = (String::new(), None);
     let mut reader = Reader::new(bytes);
     while let Some((number, wire)) = reader.next()? {
@@ -226,11 +254,11 @@ fn entry(values: View<'_>, bytes: &[u8], depth: usize) -> Result<(String, Value)
                 let mut list = Map::from_iter([("items".to_owned(), json!([]))]);
                 let mut inner = Reader::new(wire.bytes()?);
                 while let Some((_, wire)) = inner.next()? {
-                    add(values, "items", true, wire, &mut list, depth + 1)?;
+                    add(values, "items", true, wire, &mut list, at.deeper())?;
                 }
                 item = list.remove("items");
             }
-            (2, _) => item = value(values, wire, depth + 1)?,
+            (2, _) => item = value(values, wire, at.deeper())?,
             _ => {}
         }
     }
@@ -243,7 +271,7 @@ fn entry(values: View<'_>, bytes: &[u8], depth: usize) -> Result<(String, Value)
 }
 
 /// A single value; `None` is a time that was not set.
-fn value(schema: View<'_>, wire: Wire<'_>, depth: usize) -> Result<Option<Value>, Malformed> {
+fn value(schema: View<'_>, wire: Wire<'_>, at: At<'_>) -> Result<Option<Value>, Malformed> {
     Ok(Some(match schema.kind() {
         Kind::String => match schema.format() {
             Format::Byte => STANDARD.encode(wire.bytes()?).into(),
@@ -271,7 +299,7 @@ fn value(schema: View<'_>, wire: Wire<'_>, depth: usize) -> Result<Option<Value>
             let name =
                 tags::definition(schema).ok_or_else(|| Malformed("a message without a name".to_owned()))?;
             let mut fields = Map::new();
-            message(schema, name, wire.bytes()?, &mut fields, depth + 1)?;
+            message(schema, name, wire.bytes()?, &mut fields, at.deeper())?;
             Value::Object(fields)
         }
         Kind::Array(_) | Kind::Map(_) | Kind::Ref(_) => {

@@ -56,19 +56,6 @@ impl Page {
         }
         metadata
     }
-
-    /// Everything before the first item.
-    pub fn head(&self, api_version: &str, kind: &str) -> String {
-        format!(
-            "{{\"kind\":\"{kind}\",\"apiVersion\":\"{api_version}\",\"metadata\":{},\"items\":[",
-            self.metadata()
-        )
-    }
-
-    /// The list as a value with other items.
-    pub fn to_value(&self, api_version: &str, kind: &str, items: Vec<Value>) -> Value {
-        json!({"kind": kind, "apiVersion": api_version, "metadata": self.metadata(), "items": items})
-    }
 }
 
 /// Where a list goes on. Opaque to clients, and never trusted: it names a place in the list that is asked for, nothing
@@ -136,6 +123,8 @@ pub async fn list(server: &ApiServer, call: &ResourceCall) -> Result<Answer, Api
     let mut freshness = Freshness::Newest;
     let page = if let Some(token) = &options.continue_token {
         let token = ContinueToken::decode(token, &list.prefix())?;
+        let future = |_| ApiError::bad_request("continue key is not valid: a revision that is not there yet");
+        server.cache().reach(token.rv).await.map_err(future)?;
         list.read_store(token.rv, Some(&token.start)).await?
     } else {
         match (options.resource_version, options.version_match) {

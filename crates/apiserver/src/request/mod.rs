@@ -11,6 +11,7 @@ pub mod decode;
 pub mod flow;
 pub mod negotiate;
 pub mod path;
+pub mod pieces;
 pub mod query;
 pub mod respond;
 pub mod route;

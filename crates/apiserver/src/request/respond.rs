@@ -11,23 +11,20 @@ use api_machinery::status::ApiError;
 use bytes::{Bytes, BytesMut};
 use http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WARNING};
 use http::{Response, StatusCode};
-use http_body_util::{BodyExt, Full, StreamBody};
+use http_body_util::{BodyExt, Full};
 use serde_json::Value;
 
 use super::negotiate::Accept;
+use super::pieces::{self, Gzip};
 use super::route::ResourceCall;
 use crate::registry::Page;
 use crate::server::ApiServer;
 use crate::table;
-use crate::types::{Body, BoxError, Permit};
+use crate::types::{Body, Permit};
 use crate::watch::{Cached, WatchPlan, watch_body};
 
 /// Bodies from this size on are compressed for clients that can read it.
-const COMPRESS_FROM: usize = 128 << 10;
-/// Lists up to this size are sent in one piece.
-const WHOLE_UP_TO: usize = 64 << 10;
-/// The size of the pieces of longer ones.
-const PIECE: usize = 64 << 10;
+pub const COMPRESS_FROM: usize = 128 << 10;
 
 /// What a verb comes to.
 pub struct Answer {
@@ -88,7 +85,8 @@ impl Answer {
 }
 
 /// Writes an answer. The permit is given back when the head of the response is ready: bodies are pulled by the client
-/// at its own pace and must not keep others out. What streams from elsewhere keeps its permit, which is one for streams.
+/// at its own pace and must not keep others out. What streams from elsewhere keeps its permit, which is one for streams, and
+/// long lists have places of their own.
 pub fn send(
     server: &Arc<ApiServer>,
     call: &ResourceCall,
@@ -100,7 +98,7 @@ pub fn send(
     let mut response = match what {
         What::Object(object) => one(server, call, &object)?,
         What::Value(value) => value_response(&value, call.accept),
-        What::List(page) => list(server, call, page)?,
+        What::List(page) => pieces::list(server, call, page)?,
         What::Watch(plan) => watch(server, call, *plan)?,
         What::Whole(response) => match permit.take() {
             Some(permit) => response.map(|body| held(body, permit)),
@@ -124,10 +122,10 @@ pub fn warn(response: &mut Response<Body>, warnings: &[String]) {
     }
 }
 
-/// A body that keeps its permit until it ends or nobody reads it any more.
-pub fn held(body: Body, permit: Permit) -> Body {
+/// A body that keeps something, such as its permit, until it ends or nobody reads it any more.
+pub fn held(body: Body, kept: impl Send + 'static) -> Body {
     let hold = move |frame| {
-        let _held = &permit;
+        let _held = &kept;
         frame
     };
     body.map_frame(hold).boxed_unsync()
@@ -162,120 +160,6 @@ pub fn shown(call: &ResourceCall, object: &Cached) -> Result<Value, ApiError> {
     Ok(call.to_view(Arc::unwrap_or_clone(value)))
 }
 
-fn list(server: &ApiServer, call: &ResourceCall, page: Page) -> Result<Response<Body>, ApiError> {
-    let plain = call.accept.transform == Transform::None && call.resource.view_of.is_none();
-    if plain && call.accept.format == Format::Json {
-        return Ok(stream_list(call, page));
-    }
-    let values: Vec<Value> =
-        page.objects.iter().map(|object| shown(call, object)).collect::<Result<_, _>>()?;
-    let value = match call.accept.transform {
-        Transform::Table => table::table(server, call, &values, Some(&page)),
-        Transform::None => page.to_value(&call.resource.api_version(), &call.resource.list_kind, values),
-        Transform::PartialObjectMetadata | Transform::PartialObjectMetadataList => {
-            let items = values.iter().map(table::metadata_of).collect();
-            page.to_value("meta.k8s.io/v1", "PartialObjectMetadataList", items)
-        }
-    };
-    Ok(value_response(&value, call.accept))
-}
-
-/// A list of stored objects, in pieces that are made when the client is ready for them.
-fn stream_list(call: &ResourceCall, page: Page) -> Response<Body> {
-    let total: usize = page.objects.iter().map(|object| object.bytes.len() + 64).sum();
-    let pieces = Pieces::new(page.head(&call.resource.api_version(), &call.resource.list_kind), page.objects);
-    if total <= WHOLE_UP_TO {
-        let mut out = BytesMut::with_capacity(total + 256);
-        pieces.for_each(|piece| out.extend_from_slice(&piece));
-        return whole(out.freeze(), call.accept);
-    }
-    let compress = call.accept.gzip && total >= COMPRESS_FROM;
-    let body = if compress { streamed(Gzip::new(pieces)) } else { streamed(pieces) };
-    let mut response = head(Format::Json, body);
-    if compress {
-        response.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-    }
-    response
-}
-
-fn streamed(pieces: impl Iterator<Item = Bytes> + Send + 'static) -> Body {
-    let frames = pieces.map(|piece| Ok::<_, BoxError>(http_body::Frame::data(piece)));
-    StreamBody::new(futures::stream::iter(frames)).boxed_unsync()
-}
-
-/// The JSON of a list, piece by piece.
-struct Pieces {
-    head: Option<Bytes>,
-    objects: std::vec::IntoIter<Arc<Cached>>,
-    first: bool,
-    done: bool,
-}
-
-impl Pieces {
-    fn new(head: String, objects: Vec<Arc<Cached>>) -> Pieces {
-        Pieces { head: Some(head.into()), objects: objects.into_iter(), first: true, done: false }
-    }
-}
-
-impl Iterator for Pieces {
-    type Item = Bytes;
-
-    fn next(&mut self) -> Option<Bytes> {
-        if let Some(head) = self.head.take() {
-            return Some(head);
-        }
-        if self.done {
-            return None;
-        }
-        let mut out = BytesMut::new();
-        while out.len() < PIECE {
-            let Some(object) = self.objects.next() else {
-                self.done = true;
-                out.extend_from_slice(b"]}\n");
-                break;
-            };
-            if !std::mem::take(&mut self.first) {
-                out.extend_from_slice(b",");
-            }
-            object.write_json(&mut out);
-        }
-        Some(out.freeze())
-    }
-}
-
-/// Compresses pieces as they come.
-struct Gzip<I> {
-    pieces: I,
-    encoder: Option<flate2::write::GzEncoder<Vec<u8>>>,
-}
-
-impl<I> Gzip<I> {
-    fn new(pieces: I) -> Gzip<I> {
-        let encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(1));
-        Gzip { pieces, encoder: Some(encoder) }
-    }
-}
-
-impl<I: Iterator<Item = Bytes>> Iterator for Gzip<I> {
-    type Item = Bytes;
-
-    fn next(&mut self) -> Option<Bytes> {
-        use std::io::Write;
-        loop {
-            let encoder = self.encoder.as_mut()?;
-            let Some(piece) = self.pieces.next() else {
-                let rest = self.encoder.take()?.finish().expect("writing to memory cannot fail");
-                return Some(rest.into());
-            };
-            encoder.write_all(&piece).expect("writing to memory cannot fail");
-            let out = std::mem::take(encoder.get_mut());
-            if !out.is_empty() {
-                return Some(out.into());
-            }
-        }
-    }
-}
-
 fn watch(server: &Arc<ApiServer>, call: &ResourceCall, plan: WatchPlan) -> Result<Response<Body>, ApiError> {
     if call.accept.format != Format::Json {
         return Err(ApiError::not_acceptable(&["application/json", "application/json;stream=watch"]));
@@ -297,7 +181,7 @@ pub fn value_response(value: &Value, accept: Accept) -> Response<Body> {
 /// A body in one piece, compressed when that pays.
 pub fn whole(bytes: Bytes, accept: Accept) -> Response<Body> {
     if accept.gzip && bytes.len() >= COMPRESS_FROM {
-        let mut response = head(accept.format, streamed(Gzip::new(std::iter::once(bytes))));
+        let mut response = head(accept.format, pieces::streamed(Gzip::new(std::iter::once(bytes))));
         response.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         return response;
     }
@@ -309,7 +193,8 @@ pub fn full(bytes: impl Into<Bytes>) -> Body {
     Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
 }
 
-fn head(format: Format, body: Body) -> Response<Body> {
+/// A response with this body, and nothing else decided.
+pub fn head(format: Format, body: Body) -> Response<Body> {
     let media = match format {
         Format::Json => "application/json",
         Format::Yaml => "application/yaml",
@@ -347,27 +232,6 @@ pub fn without_body(response: Response<Body>) -> Response<Body> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Read;
-
-    #[test]
-    fn pieces_join_to_a_list_and_survive_compression() {
-        let objects: Vec<Arc<Cached>> = (0..5000)
-            .map(|at| {
-                let bytes = format!("{{\"metadata\":{{\"name\":\"n{at}\"}}}}");
-                Arc::new(Cached::new(&format!("n{at}"), bytes.into(), at + 1))
-            })
-            .collect();
-        let pieces = || Pieces::new("{\"items\":[".to_owned(), objects.clone());
-        let plain: Vec<u8> = pieces().flatten().collect();
-        let value: Value = serde_json::from_slice(&plain).expect("JSON");
-        assert_eq!(value["items"].as_array().map(Vec::len), Some(5000));
-        assert_eq!(value["items"][7]["metadata"]["resourceVersion"], "8");
-        let packed: Vec<u8> = Gzip::new(pieces()).flatten().collect();
-        let mut unpacked = Vec::new();
-        flate2::read::GzDecoder::new(&packed[..]).read_to_end(&mut unpacked).expect("gzip");
-        assert_eq!(unpacked, plain);
-        assert!(packed.len() < plain.len() / 4);
-    }
 
     #[test]
     fn a_place_is_kept_for_as_long_as_the_body_is() {

@@ -17,6 +17,9 @@ use crate::catalog;
 use crate::server::ApiServer;
 use crate::types::{RequestInfo, UserInfo};
 
+/// What most names may not be longer than.
+const LONGEST_NAME: usize = 253;
+
 /// Everything about a request but its body.
 #[derive(Clone, Debug)]
 pub struct Call {
@@ -153,6 +156,7 @@ pub fn find(
     if !call.rest.is_empty() {
         return Err(ApiError::no_such_path());
     }
+    nameable(&resource, info)?;
     let reads = matches!(call.info.verb.as_str(), "get" | "list" | "watch");
     let stored = match &resource.view_of {
         Some(view) => {
@@ -186,6 +190,21 @@ fn namespace(resource: &Resource, info: &RequestInfo) -> Result<String, ApiError
     }
     let itself = info.resource == "namespaces" && info.api_group.is_empty() && info.namespace == info.name;
     if info.namespace.is_empty() || itself { Ok(String::new()) } else { Err(ApiError::no_such_path()) }
+}
+
+/// Refuses what is longer than a name of the resource can be.
+fn nameable(resource: &Resource, info: &RequestInfo) -> Result<(), ApiError> {
+    let whole = matches!(info.verb.as_str(), "list" | "watch" | "deletecollection");
+    // In front of `proxy` stand scheme and port as well.
+    if whole || info.subresource == "proxy" || info.name.len() <= LONGEST_NAME {
+        return Ok(());
+    }
+    let wrong = (resource.rules.name)(&info.name, false);
+    if wrong.is_empty() {
+        Ok(())
+    } else {
+        Err(ApiError::bad_request(format!("invalid name: {}", wrong.join("; "))))
+    }
 }
 
 /// Only lists and watches go over all namespaces.

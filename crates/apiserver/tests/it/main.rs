@@ -1,6 +1,7 @@
 //! The request path over a real store: scenarios as text in this process and over TLS, and what needs more than text.
 
 mod allocation;
+mod bad_inputs;
 mod concurrency;
 mod etcd;
 mod faults;

@@ -67,7 +67,13 @@ pub(crate) fn authorization(arena: &Arc<Arena>) -> Vec<Resource> {
 
 fn validate_attributes(review: &Value, e: &mut Errors) {
     let root = At::root(review);
-    let spec = root.get("spec");
+    let (spec, metadata) = (root.get("spec"), root.get("metadata"));
+    // The request path sets the namespace of a review that has one; the rest is nobody's.
+    if metadata.entries().any(|(field, at)| !matches!(field, "namespace" | "managedFields") && !at.is_empty())
+    {
+        let local = !metadata.get("namespace").is_empty();
+        metadata.invalid(e, if local { "must be empty except for namespace" } else { "must be empty" });
+    }
     let (resource, other) = (spec.get("resourceAttributes"), spec.get("nonResourceAttributes"));
     match (resource.is_set(), other.is_set()) {
         (true, true) => other.invalid(e, "cannot be specified in combination with resourceAttributes"),
@@ -77,6 +83,38 @@ fn validate_attributes(review: &Value, e: &mut Errors) {
             "exactly one of nonResourceAttributes or resourceAttributes must be specified",
         ),
         _ => {}
+    }
+    for selector in ["fieldSelector", "labelSelector"] {
+        selector_attributes(&resource.get(selector), e);
+    }
+}
+
+/// The selector that a request would have: in one text or in parts.
+fn selector_attributes(selector: &At, e: &mut Errors) {
+    if !selector.is_set() {
+        return;
+    }
+    let (raw, parts) = (selector.get("rawSelector"), selector.get("requirements"));
+    match (raw.is_empty(), parts.is_empty()) {
+        (false, false) => raw.invalid(e, "may not specified at the same time as requirements"),
+        (true, true) => {
+            let path = selector.path();
+            parts.required(e, &format!("when {path} is specified, requirements or rawSelector is required"));
+        }
+        _ => {}
+    }
+    for part in parts.items() {
+        let (key, operator, values) = (part.get("key"), part.get("operator"), part.get("values"));
+        match operator.text() {
+            "In" | "NotIn" if values.is_empty() => {
+                values.required(e, "must be specified when `operator` is 'In' or 'NotIn'");
+            }
+            "Exists" | "DoesNotExist" if !values.is_empty() => {
+                values.forbidden(e, "may not be specified when `operator` is 'Exists' or 'DoesNotExist'");
+            }
+            _ => {}
+        }
+        key.must_be_set(e);
     }
 }
 
@@ -121,7 +159,12 @@ pub(crate) fn policy(arena: &Arc<Arena>) -> Vec<Resource> {
             ),
             ("Age", "string", 0, Cell::Age),
         ]),
-        rules: Rules { validate: validate_budget, allow_unconditional_update: false, ..Rules::default() },
+        rules: Rules {
+            validate: validate_budget,
+            validate_status_update: validate_budget_status,
+            allow_unconditional_update: false,
+            ..Rules::default()
+        },
         ..policy.kind("PodDisruptionBudget", "poddisruptionbudgets")
     }]
 }
@@ -147,6 +190,15 @@ fn validate_budget(budget: &Value, e: &mut Errors) {
     }
     check::label_selector(&spec.get("selector"), e);
     check::one_of(&spec.get("unhealthyPodEvictionPolicy"), &["AlwaysAllow", "IfHealthyBudget"], e);
+}
+
+fn validate_budget_status(new: &Value, _: &Value, e: &mut Errors) {
+    let root = At::root(new);
+    let status = root.get("status");
+    check::conditions(&status.get("conditions"), usize::MAX, e);
+    for field in ["disruptionsAllowed", "currentHealthy", "desiredHealthy", "expectedPods"] {
+        check::not_negative(&status.get(field), e);
+    }
 }
 
 pub(crate) fn scheduling(arena: &Arc<Arena>) -> Vec<Resource> {
@@ -184,17 +236,29 @@ fn validate_priority_class(class: &Value, e: &mut Errors) {
     let metadata = root.get("metadata");
     let (name, value) = (metadata.get("name"), root.get("value"));
     let system = [("system-cluster-critical", 2_000_000_000), ("system-node-critical", 2_000_001_000)];
-    let known = system.iter().any(|(known, number)| *known == name.text() && value.int() == Some(*number));
-    if name.text().starts_with("system-") && !known {
-        name.forbidden(
-            e,
-            "priority class names with 'system-' prefix are reserved for system use only. error: not allowed",
-        );
-    } else if !known && value.int().unwrap_or(0) > HIGHEST_USER_PRIORITY {
+    let known = system.iter().find(|(known, _)| *known == name.text());
+    if name.text().starts_with("system-") {
+        let why = match known {
+            None => format!("{} is not a known system priority class", name.text()),
+            Some((_, number)) if value.int() != Some(*number) => {
+                format!("value of {} PriorityClass must be {number}", name.text())
+            }
+            Some(_) if root.get("globalDefault").flag() => {
+                format!("globalDefault of {} PriorityClass must be false", name.text())
+            }
+            Some(_) => return preemption_policy(&root, e),
+        };
+        let detail = "priority class names with 'system-' prefix are reserved for system use only. error: ";
+        name.forbidden(e, &format!("{detail}{why}"));
+    } else if value.int().unwrap_or(0) > HIGHEST_USER_PRIORITY {
         let detail = format!("maximum allowed value of a user defined priority is {HIGHEST_USER_PRIORITY}");
         value.forbidden(e, &detail);
     }
-    check::required_one_of(&root.get("preemptionPolicy"), &["Never", "PreemptLowerPriority"], e);
+    preemption_policy(&root, e);
+}
+
+fn preemption_policy(class: &At, e: &mut Errors) {
+    check::required_one_of(&class.get("preemptionPolicy"), &["Never", "PreemptLowerPriority"], e);
 }
 
 pub(crate) fn coordination(arena: &Arc<Arena>) -> Vec<Resource> {
@@ -227,6 +291,15 @@ fn validate_lease(lease: &Value, e: &mut Errors) {
     if spec.get("holderIdentity").is_set() && spec.get("holderIdentity").text().is_empty() {
         spec.get("holderIdentity").invalid(e, "must not be empty");
     }
+    let (strategy, preferred) = (spec.get("strategy"), spec.get("preferredHolder"));
+    if strategy.text().contains('/') {
+        strategy.all_invalid(e, names::is_qualified_name(strategy.text()));
+    } else {
+        check::one_of(&strategy, &["OldestEmulationVersion"], e);
+    }
+    if !preferred.is_empty() && strategy.is_empty() {
+        preferred.forbidden(e, "may only be specified if `strategy` is defined");
+    }
 }
 
 pub(crate) fn node(arena: &Arc<Arena>) -> Vec<Resource> {
@@ -237,10 +310,7 @@ pub(crate) fn node(arena: &Arc<Arena>) -> Vec<Resource> {
             ("Age", "string", 0, Cell::Age),
         ]),
         rules: Rules {
-            validate: |class, e| {
-                let root = At::root(class);
-                check::required_name(&root.get("handler"), names::is_dns1123_label, e);
-            },
+            validate: validate_runtime_class,
             validate_update: |new, old, e| {
                 let (new, old) = (At::root(new), At::root(old));
                 check::immutable(&new.get("handler"), &old.get("handler"), e);
@@ -249,6 +319,25 @@ pub(crate) fn node(arena: &Arc<Arena>) -> Vec<Resource> {
         },
         ..family.cluster_kind("RuntimeClass", "runtimeclasses")
     }]
+}
+
+fn validate_runtime_class(class: &Value, e: &mut Errors) {
+    let root = At::root(class);
+    let (handler, overhead, scheduling) = (root.get("handler"), root.get("overhead"), root.get("scheduling"));
+    handler.all_invalid(e, names::is_dns1123_label(handler.text()));
+    let fixed = overhead.get("podFixed");
+    for (name, amount) in fixed.entries() {
+        check::resources::container_name(&amount, name, e);
+        check::resources::quantity(&amount, name, e);
+    }
+    check::labels(&scheduling.get("nodeSelector"), e);
+    let tolerations = scheduling.get("tolerations");
+    crate::core::pod::scheduling::tolerations(&tolerations, e);
+    for (place, toleration) in tolerations.items().enumerate() {
+        if tolerations.array()[..place].iter().any(|other| Some(other) == toleration.value()) {
+            toleration.duplicate(e);
+        }
+    }
 }
 
 pub(crate) fn discovery(arena: &Arc<Arena>) -> Vec<Resource> {
@@ -347,6 +436,10 @@ fn validate_slice(slice: &Value, e: &mut Errors) {
     }
 }
 
+/// The most labels of an endpoint's older topology, and the most hints of one sort.
+const MOST_TOPOLOGY_LABELS: usize = 16;
+const MOST_HINTS: usize = 8;
+
 fn slice_endpoint(endpoint: &At, kind: &str, e: &mut Errors) {
     let addresses = endpoint.get("addresses");
     if addresses.is_empty() {
@@ -366,6 +459,22 @@ fn slice_endpoint(endpoint: &At, kind: &str, e: &mut Errors) {
     }
     check::name(&endpoint.get("hostname"), names::is_dns1123_label, e);
     check::name(&endpoint.get("nodeName"), names::is_dns1123_subdomain, e);
-    let topology = endpoint.get("deprecatedTopology");
+    let (topology, hints) = (endpoint.get("deprecatedTopology"), endpoint.get("hints"));
+    if topology.len_of_map() > MOST_TOPOLOGY_LABELS {
+        topology.too_many(e, topology.len_of_map(), MOST_TOPOLOGY_LABELS);
+    }
     check::labels(&topology, e);
+    let checks: [(&str, check::NameCheck); 2] =
+        [("forZones", names::is_valid_label_value), ("forNodes", names::is_dns1123_subdomain)];
+    for (field, check) in checks {
+        let list = hints.get(field);
+        if list.len() > MOST_HINTS {
+            list.too_many(e, list.len(), MOST_HINTS);
+            continue;
+        }
+        check::unique_field(&list, "name", e);
+        for hint in list.items() {
+            hint.get("name").all_invalid(e, check(hint.get("name").text()));
+        }
+    }
 }

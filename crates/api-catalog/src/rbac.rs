@@ -135,12 +135,12 @@ fn rules(role: &Value, namespaced: bool, e: &mut Errors) {
 
 fn validate_binding(binding: &Value, e: &mut Errors) {
     role_ref(binding, &["ClusterRole", "Role"], e);
-    validate_subjects(binding, e);
+    validate_subjects(binding, true, e);
 }
 
 fn validate_cluster_binding(binding: &Value, e: &mut Errors) {
     role_ref(binding, &["ClusterRole"], e);
-    validate_subjects(binding, e);
+    validate_subjects(binding, false, e);
 }
 
 fn role_ref(binding: &Value, kinds: &[&str], e: &mut Errors) {
@@ -155,7 +155,8 @@ fn role_ref(binding: &Value, kinds: &[&str], e: &mut Errors) {
     check::required_name(&role.get("name"), names::is_path_segment, e);
 }
 
-fn validate_subjects(binding: &Value, e: &mut Errors) {
+/// A service account without a namespace is one of the binding's own, if that has one.
+fn validate_subjects(binding: &Value, namespaced: bool, e: &mut Errors) {
     let root = At::root(binding);
     for subject in root.get("subjects").items() {
         let (group, name, namespace) =
@@ -167,8 +168,7 @@ fn validate_subjects(binding: &Value, e: &mut Errors) {
                 if !group.is_empty() {
                     group.not_supported(e, &[""]);
                 }
-                // In a role binding too: its own namespace is not assumed.
-                if namespace.is_empty() {
+                if !namespaced && namespace.is_empty() {
                     namespace.required(e, "");
                 }
             }

@@ -59,6 +59,17 @@ pub(crate) fn default(set: &mut Value) {
     }
 }
 
+/// Counts of a status.
+pub(crate) const COUNTS: [&str; 7] = [
+    "currentNumberScheduled",
+    "numberMisscheduled",
+    "desiredNumberScheduled",
+    "numberReady",
+    "updatedNumberScheduled",
+    "numberAvailable",
+    "numberUnavailable",
+];
+
 pub(crate) fn prepare_create(object: &mut Value) {
     let status = json!({"currentNumberScheduled": 0, "numberMisscheduled": 0, "desiredNumberScheduled": 0, "numberReady": 0});
     set(object, "status", status);
@@ -67,7 +78,7 @@ pub(crate) fn prepare_create(object: &mut Value) {
 pub(crate) fn validate(set: &Value, e: &mut Errors) {
     let root = At::root(set);
     let spec = root.get("spec");
-    super::selector_and_template(&spec, "empty selector is invalid for daemonset", &["Always"], e);
+    super::selector_and_template(&spec, "DaemonSet", e);
     check::not_negative(&spec.get("minReadySeconds"), e);
     check::not_negative(&spec.get("revisionHistoryLimit"), e);
     let strategy = spec.get("updateStrategy");

@@ -53,7 +53,7 @@ pub(crate) fn validate(deployment: &Value, e: &mut Errors) {
     let root = At::root(deployment);
     let spec = root.get("spec");
     check::not_negative(&spec.get("replicas"), e);
-    super::selector_and_template(&spec, "empty selector is invalid for deployment", &["Always"], e);
+    super::selector_and_template(&spec, "ReplicaSet", e);
     strategy(&spec.get("strategy"), e);
     check::not_negative(&spec.get("minReadySeconds"), e);
     check::not_negative(&spec.get("revisionHistoryLimit"), e);

@@ -53,6 +53,7 @@ fn daemon_set(apps: &Family) -> Resource {
             default: daemon_set::default,
             validate: daemon_set::validate,
             validate_update: validate_selector_update,
+            validate_status_update: |new, old, e| counts(new, old, &daemon_set::COUNTS, &[], "", e),
             prepare_create: daemon_set::prepare_create,
             ..Rules::default()
         },
@@ -71,6 +72,10 @@ fn deployment(apps: &Family) -> Resource {
             default: deployment::default,
             validate: deployment::validate,
             validate_update: validate_selector_update,
+            validate_status_update: |new, old, e| {
+                let of_replicas = ["updatedReplicas", "readyReplicas", "availableReplicas"];
+                counts(new, old, &["replicas", "unavailableReplicas"], &of_replicas, "readyReplicas", e);
+            },
             prepare_create: |object| set(object, "status", json!({})),
             ..Rules::default()
         },
@@ -109,6 +114,11 @@ fn stateful_set(apps: &Family) -> Resource {
             default: stateful_set::default,
             validate: stateful_set::validate,
             validate_update: stateful_set::validate_update,
+            validate_status_update: |new, old, e| {
+                let of_replicas =
+                    ["readyReplicas", "currentReplicas", "updatedReplicas", "availableReplicas"];
+                counts(new, old, &["replicas"], &of_replicas, "status.readyReplicas", e);
+            },
             prepare_create: |object| set(object, "status", json!({"replicas": 0, "availableReplicas": 0})),
             ..Rules::default()
         },
@@ -136,7 +146,7 @@ pub(crate) fn template_defaults(object: &mut Value) {
 }
 
 /// A selector that is not empty and that the template's labels match, and the template itself.
-pub(crate) fn selector_and_template(spec: &At, empty: &str, restart: &[&str], e: &mut Errors) {
+pub(crate) fn selector_and_template(spec: &At, kind: &str, e: &mut Errors) {
     let (selector, template) = (spec.get("selector"), spec.get("template"));
     if !selector.is_set() {
         selector.required(e, "");
@@ -144,12 +154,13 @@ pub(crate) fn selector_and_template(spec: &At, empty: &str, restart: &[&str], e:
         let before = e.len();
         check::label_selector(&selector, e);
         if selector.get("matchLabels").is_empty() && selector.get("matchExpressions").is_empty() {
-            selector.invalid_as(e, json!({}), empty);
+            let of = if kind == "ReplicaSet" { "deployment".to_owned() } else { kind.to_lowercase() };
+            selector.invalid_as(e, json!({}), format!("empty selector is invalid for {of}"));
         } else if e.len() == before {
             matches_template(&selector, &template, e);
         }
     }
-    template_of_controller(&template, restart, e);
+    template_of_controller(&template, kind, e);
 }
 
 fn matches_template(selector: &At, template: &At, e: &mut Errors) {
@@ -162,16 +173,41 @@ fn matches_template(selector: &At, template: &At, e: &mut Errors) {
     }
 }
 
-/// A pod template under a controller: pods must restart as the controller needs, and cannot have a deadline.
-pub(crate) fn template_of_controller(template: &At, restart: &[&str], e: &mut Errors) {
+/// A pod template under a controller that keeps pods: they always restart, and cannot have a deadline.
+pub(crate) fn template_of_controller(template: &At, kind: &str, e: &mut Errors) {
     pod::validate::template(template, e);
     let spec = template.get("spec");
     let policy = spec.get("restartPolicy");
-    if !policy.is_empty() && !restart.contains(&policy.text()) {
-        policy.not_supported(e, restart);
+    check::one_of(&policy, &["Always"], e);
+    let deadline = spec.get("activeDeadlineSeconds");
+    if deadline.is_set() {
+        deadline.forbidden(e, &format!("activeDeadlineSeconds in {kind} is not Supported"));
     }
-    if restart == ["Always"] && spec.get("activeDeadlineSeconds").is_set() {
-        spec.get("activeDeadlineSeconds")
-            .forbidden(e, "activeDeadlineSeconds in ReplicaSet is not Supported");
+}
+
+/// Counts of a status: none below zero, those of replicas no more than there are, and fewer available than ready.
+pub(crate) fn counts(
+    new: &Value,
+    old: &Value,
+    all: &[&str],
+    of_replicas: &[&str],
+    ready: &str,
+    e: &mut Errors,
+) {
+    let (root, before) = (At::root(new), At::root(old));
+    let (status, was) = (root.get("status"), before.get("status"));
+    let count = |field| status.get(field).int().unwrap_or(0);
+    for field in all.iter().chain(of_replicas).chain(&["observedGeneration", "collisionCount"]) {
+        check::not_negative(&status.get(field), e);
+    }
+    for field in of_replicas.iter().filter(|field| count(field) > count("replicas")) {
+        status.get(field).invalid_as(e, count(field), "cannot be greater than status.replicas");
+    }
+    if !ready.is_empty() && count("availableReplicas") > count("readyReplicas") {
+        status.get("availableReplicas").invalid(e, format!("cannot be greater than {ready}"));
+    }
+    let collisions = status.get("collisionCount");
+    if count("collisionCount") < was.get("collisionCount").int().unwrap_or(0) {
+        collisions.invalid_as(e, count("collisionCount"), "cannot be decremented");
     }
 }

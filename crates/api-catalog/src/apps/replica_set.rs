@@ -41,27 +41,12 @@ pub(crate) fn validate(set: &Value, e: &mut Errors) {
     let spec = root.get("spec");
     check::not_negative(&spec.get("replicas"), e);
     check::not_negative(&spec.get("minReadySeconds"), e);
-    super::selector_and_template(&spec, "empty selector is invalid for deployment", &["Always"], e);
+    super::selector_and_template(&spec, "ReplicaSet", e);
 }
 
-pub(crate) fn validate_status(new: &Value, _: &Value, e: &mut Errors) {
-    let root = At::root(new);
-    let status = root.get("status");
-    let replicas = status.get("replicas").int().unwrap_or(0);
-    for field in
-        ["replicas", "fullyLabeledReplicas", "readyReplicas", "availableReplicas", "observedGeneration"]
-    {
-        check::not_negative(&status.get(field), e);
-    }
-    for field in ["fullyLabeledReplicas", "readyReplicas", "availableReplicas"] {
-        let count = status.get(field);
-        if count.int().unwrap_or(0) > replicas {
-            count.invalid(e, "cannot be greater than status.replicas");
-        }
-    }
-    if status.get("availableReplicas").int().unwrap_or(0) > status.get("readyReplicas").int().unwrap_or(0) {
-        status.get("availableReplicas").invalid(e, "cannot be greater than readyReplicas");
-    }
+pub(crate) fn validate_status(new: &Value, old: &Value, e: &mut Errors) {
+    let of_replicas = ["fullyLabeledReplicas", "readyReplicas", "availableReplicas"];
+    super::counts(new, old, &["replicas"], &of_replicas, "readyReplicas", e);
 }
 
 /// A replication controller's selector is its template's labels, and its labels too, if it has none.
@@ -100,5 +85,5 @@ pub(crate) fn validate_controller(controller: &Value, e: &mut Errors) {
     if !template.is_set() {
         return template.required(e, "");
     }
-    super::template_of_controller(&template, &["Always"], e);
+    super::template_of_controller(&template, "ReplicationController", e);
 }

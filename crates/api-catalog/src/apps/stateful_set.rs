@@ -74,7 +74,7 @@ pub(crate) fn validate(set: &Value, e: &mut Errors) {
     for field in ["whenDeleted", "whenScaled"] {
         check::one_of(&retention.get(field), &["Delete", "Retain"], e);
     }
-    super::selector_and_template(&spec, "empty selector is invalid for statefulset", &["Always"], e);
+    super::selector_and_template(&spec, "StatefulSet", e);
     for claim in spec.get("volumeClaimTemplates").items() {
         let metadata = claim.get("metadata");
         check::required_name(&metadata.get("name"), api_machinery::names::is_dns1123_subdomain, e);

@@ -49,7 +49,7 @@ pub(crate) fn name(at: &At, name: &str, e: &mut Errors) {
 }
 
 /// A resource's name, as containers may ask for it.
-fn container_name(at: &At, name: &str, e: &mut Errors) {
+pub(crate) fn container_name(at: &At, name: &str, e: &mut Errors) {
     let messages = names::is_qualified_name(name);
     let sound = messages.is_empty();
     for message in messages {

@@ -293,6 +293,7 @@ fn replication_controller(v1: &Family) -> Resource {
         rules: Rules {
             default: crate::apps::replica_set::controller_defaults,
             validate: crate::apps::replica_set::validate_controller,
+            validate_status_update: crate::apps::replica_set::validate_status,
             prepare_create: crate::apps::empty_replica_status,
             propagation: Propagation::Orphan,
             ..Rules::default()

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use api_machinery::field::Errors;
+use api_machinery::field::{ErrorKind, Errors, FieldError, Path};
 use api_machinery::names;
 use api_machinery::resource::{Cell, Column};
 use jiff::Timestamp;
@@ -98,11 +98,13 @@ pub(crate) fn validate(node: &Value, e: &mut Errors) {
 fn taints(taints: &At, e: &mut Errors) {
     let mut seen = BTreeSet::new();
     for taint in taints.items() {
-        check::required_name(&taint.get("key"), names::is_qualified_name, e);
-        taint.get("value").all_invalid(e, names::is_valid_label_value(taint.get("value").text()));
+        let (key, value) = (taint.get("key"), taint.get("value"));
+        key.all_invalid(e, names::is_qualified_name(key.text()));
+        value.all_invalid(e, names::is_valid_label_value(value.text()));
         check::required_one_of(&taint.get("effect"), &EFFECTS, e);
-        if !seen.insert((taint.get("key").text(), taint.get("effect").text())) {
-            taint.duplicate(e);
+        if !seen.insert((key.text(), taint.get("effect").text())) {
+            let detail = "taints must be unique by key and effect pair";
+            e.push(FieldError::new(ErrorKind::Duplicate, &Path::new(&taint.path()), taint.value(), detail));
         }
     }
 }
@@ -125,10 +127,10 @@ fn validate_status(status: &At, e: &mut Errors) {
 pub(crate) fn validate_update(new: &Value, old: &Value, e: &mut Errors) {
     let (new, old) = (At::root(new), At::root(old));
     let (spec, old_spec) = (new.get("spec"), old.get("spec"));
-    for field in ["podCIDR", "podCIDRs", "providerID"] {
+    for (field, word) in [("podCIDRs", "podCIDR"), ("providerID", "providerID")] {
         let (now, before) = (spec.get(field), old_spec.get(field));
         if !before.is_empty() && !check::same(now.value(), before.value()) {
-            now.forbidden(e, "node updates may not change it once set");
+            now.forbidden(e, &format!("node updates may not change {word} except from \"\" to valid"));
         }
     }
 }

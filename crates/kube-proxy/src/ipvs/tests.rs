@@ -220,6 +220,21 @@ async fn what_others_delete_add_or_change_is_repaired() {
     assert_eq!(held, BTreeSet::from([CLUSTER_IP, BALANCER]));
 }
 
+#[tokio::test]
+async fn the_kernel_is_looked_at_again_when_the_sync_period_is_over() {
+    let sync_period = Duration::from_secs(7);
+    let mut world = World::with(Settings { sync_period, ..Settings::default() });
+    assert_eq!(world.mode.next_look(), None, "nothing is known yet");
+    let began = Instant::now();
+    world.apply("web", Some(port(&[1], None))).await;
+    let next = world.mode.next_look().expect("there is something to look for");
+    assert!((began + sync_period..=Instant::now() + sync_period).contains(&next));
+    world.apply("web", Some(port(&[1, 2], None))).await;
+    assert_eq!(world.mode.next_look(), Some(next), "a change is no look");
+    world.look_again().await;
+    assert!(world.mode.next_look() > Some(next));
+}
+
 /// Nobody told of the damage yet: the change that meets it repairs it too.
 #[tokio::test]
 async fn a_change_that_the_kernel_refuses_reads_it_anew() {

@@ -16,13 +16,13 @@ use kube_proxy::plan::{Frontend, Plan, Protocol};
 use kube_proxy::{ProxyMode, clean};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::packets::{ask, at, backends};
-use crate::process::surroundings;
+use crate::process::{Told, surroundings};
 use crate::{World, changes, isolated_in, plan, port, ranges, service};
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -65,6 +65,35 @@ fn ipvs_services_and_addresses_that_others_delete_are_put_back() {
         }
         let held = kernel.addresses().await.unwrap().held;
         assert_eq!(held, BTreeSet::from([Ipv4Addr::new(10, 43, 0, 9)]), "and what is none of its goes");
+    });
+}
+
+/// The proxy as a whole: the kernel tells nobody of virtual services that others delete, so they are looked for.
+#[test]
+fn ipvs_services_that_others_delete_come_back_by_the_sync_period() {
+    isolated_in(ProxyMode::Ipvs, async |world| {
+        drop(world);
+        let kernel = kernel();
+        let (what, mut told) = mpsc::unbounded_channel();
+        let (_answer, answers) = watch::channel(true);
+        let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
+        let (context, config) = surroundings(ProxyMode::Ipvs, answers, &tasks, &shutdown);
+        let nft = Arc::new(NftProgram::new(tasks.clone()));
+        let settings = Settings { sync_period: Duration::from_millis(200), ..Settings::default() };
+        let mode = Box::new(Ipvs::new(Arc::new(self::kernel()), nft, tasks.clone(), ranges(), settings));
+        let proxy = tasks.spawn(kube_proxy::run_with(context, config, Box::new(Told { mode, what })));
+        let mut held = async || {
+            while !kernel.services().await.unwrap().contains_key(&WEB) {
+                timeout(PATIENCE, told.recv()).await.expect("it looks").expect("the proxy lives");
+            }
+        };
+        held().await;
+        for _ in 0..2 {
+            kernel.change(vec![Change::RemoveService(WEB)]).await.unwrap();
+            held().await;
+        }
+        shutdown.cancel();
+        proxy.await.unwrap().unwrap();
     });
 }
 

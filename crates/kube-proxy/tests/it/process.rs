@@ -27,9 +27,9 @@ use crate::{World, plan, ranges, service};
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The real mode, which tells the test what was asked of it.
-struct Told {
-    mode: Box<dyn Mode>,
-    what: mpsc::UnboundedSender<&'static str>,
+pub struct Told {
+    pub mode: Box<dyn Mode>,
+    pub what: mpsc::UnboundedSender<&'static str>,
 }
 
 #[async_trait]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use controllers::node_ipam::Range;
+use controllers::node_ipam::{Range, check_apart};
 
 use crate::bench::BenchFlags;
 use crate::cluster::ClusterFlags;
@@ -181,14 +181,14 @@ impl NodeFlags {
     }
 
     /// Refuses ranges that have the node's own address: what is for pods and Services does not leave a node, and so nothing
-    /// would that is for other nodes.
+    /// would that is for other nodes. Nor may pods and Services have one in common.
     pub fn check_ranges(&self, service_cidr: &str) -> Result<()> {
         let address = self.address();
         let own: Range = format!("{address}/{}", if address.is_ipv4() { 32 } else { 128 }).parse()?;
-        for (flag, range) in
-            [("--cluster-cidr", self.cluster_cidr.as_str()), ("--service-cidr", service_cidr)]
-        {
-            let range: Range = range.parse().context(flag)?;
+        let pods: Range = self.cluster_cidr.parse().context("--cluster-cidr")?;
+        let services: Range = service_cidr.parse().context("--service-cidr")?;
+        check_apart(&pods, &services).context("--cluster-cidr")?;
+        for (flag, range) in [("--cluster-cidr", pods), ("--service-cidr", services)] {
             if range.overlaps(&own) {
                 bail!(
                     "{flag}: {range} overlaps with the node's own address {address}; give a range that no machine of \

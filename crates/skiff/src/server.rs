@@ -219,8 +219,7 @@ impl Plan {
 /// The pods' range, from which nodes get theirs.
 fn node_ranges(flags: &ServerFlags) -> Result<Allocations> {
     let cluster: Range = flags.node.cluster_cidr.parse().context("--cluster-cidr")?;
-    let services: Range = flags.service_cidr.parse().context("--service-cidr")?;
-    Allocations::new(&[cluster], NODE_PREFIXES, &[services]).context("--cluster-cidr")
+    Allocations::new(&[cluster], NODE_PREFIXES).context("--cluster-cidr")
 }
 
 /// The store below a data directory. Opening it takes it: there is one server at a time.

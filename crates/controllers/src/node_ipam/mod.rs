@@ -26,7 +26,7 @@ use serde_json::json;
 use crate::Informers;
 use crate::answers::{is_conflict, is_not_found};
 use crate::wiring::{self, Cache};
-pub use plan::{Allocations, RangesError};
+pub use plan::{Allocations, RangesError, check_apart};
 use plan::{Decision, ranges};
 pub use range::{ParseRangeError, Range};
 

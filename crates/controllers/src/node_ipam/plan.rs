@@ -46,6 +46,9 @@ pub enum RangesError {
     /// More than one range of a family.
     #[error("cluster CIDRs: at most one of each IP family, got {0} and {1}")]
     SameFamily(Range, Range),
+    /// An address would be a pod's and a Service's.
+    #[error("cluster CIDR {0} overlaps with service CIDR {1}; pods and Services need ranges of their own")]
+    Services(Range, Range),
     /// Nodes would get more than there is.
     #[error("cluster CIDR {whole} is smaller than a node's share of /{prefix}")]
     TooSmall {
@@ -62,6 +65,17 @@ pub enum RangesError {
         /// A node's share.
         prefix: u8,
     },
+}
+
+/// Checks that pods and Services have nothing in common.
+///
+/// # Errors
+/// One range is within the other.
+pub fn check_apart(cluster: &Range, services: &Range) -> Result<(), RangesError> {
+    match cluster.overlaps(services) {
+        true => Err(RangesError::Services(*cluster, *services)),
+        false => Ok(()),
+    }
 }
 
 /// As upstream: at most this many bits between a cluster's range and a node's.
@@ -88,11 +102,11 @@ pub enum Decision {
 }
 
 impl Allocations {
-    /// Nothing is taken but what overlaps the ranges of Services.
+    /// Nothing is taken.
     ///
     /// # Errors
     /// The ranges do not go together.
-    pub fn new(cluster: &[Range], prefixes: (u8, u8), services: &[Range]) -> Result<Self, RangesError> {
+    pub fn new(cluster: &[Range], prefixes: (u8, u8)) -> Result<Self, RangesError> {
         let mut pools: Vec<Pool> = Vec::new();
         for whole in cluster {
             if let Some(other) = pools.iter().find(|pool| pool.whole.is_v4() == whole.is_v4()) {
@@ -105,9 +119,7 @@ impl Allocations {
             if prefix - whole.prefix() > MOST_BITS {
                 return Err(RangesError::TooLarge { whole: *whole, prefix });
             }
-            let mut pool = Pool { whole: *whole, prefix, taken: BTreeMap::new(), next: 0 };
-            services.iter().for_each(|range| pool.mark(range, true));
-            pools.push(pool);
+            pools.push(Pool { whole: *whole, prefix, taken: BTreeMap::new(), next: 0 });
         }
         Ok(Self { pools, held: BTreeMap::new() })
     }

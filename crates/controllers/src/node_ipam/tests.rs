@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1::Node;
 use serde_json::json;
 
-use super::plan::{Allocations, Decision, RangesError};
+use super::plan::{Allocations, Decision, RangesError, check_apart};
 use super::range::Range;
 
 fn range(text: &str) -> Range {
@@ -15,9 +15,9 @@ fn node(ranges: &[&str]) -> Node {
     serde_json::from_value(json!({"spec": {"podCIDR": first, "podCIDRs": ranges}})).expect("a node")
 }
 
-fn pool(cluster: &[&str], services: &[&str]) -> Allocations {
-    let all = |texts: &[&str]| texts.iter().map(|text| range(text)).collect::<Vec<_>>();
-    Allocations::new(&all(cluster), (24, 64), &all(services)).expect("ranges that go together")
+fn pool(cluster: &[&str]) -> Allocations {
+    let cluster: Vec<Range> = cluster.iter().map(|text| range(text)).collect();
+    Allocations::new(&cluster, (24, 64)).expect("ranges that go together")
 }
 
 fn given(decision: &Decision) -> Vec<String> {
@@ -79,7 +79,7 @@ fn parts_are_counted_and_found() {
 
 #[test]
 fn every_node_gets_its_own_and_keeps_it() {
-    let mut pool = pool(&["10.42.0.0/16", "fd00::/48"], &[]);
+    let mut pool = pool(&["10.42.0.0/16", "fd00::/48"]);
     let bare = Node::default();
     assert_eq!(given(&pool.decide("a", &bare)), ["10.42.0.0/24", "fd00::/64"]);
     assert_eq!(given(&pool.decide("b", &bare)), ["10.42.1.0/24", "fd00:0:0:1::/64"]);
@@ -93,8 +93,9 @@ fn every_node_gets_its_own_and_keeps_it() {
 
 #[test]
 fn what_was_known_at_the_start_is_not_given_again() {
-    let mut pool = pool(&["10.42.0.0/22"], &["10.42.3.0/24"]);
+    let mut pool = pool(&["10.42.0.0/22"]);
     pool.see("old", &node(&["10.42.0.0/24"]));
+    pool.see("far", &node(&["10.42.3.0/24"]));
     pool.see("large", &node(&["10.42.2.0/25"]));
     assert_eq!(given(&pool.decide("new", &Node::default())), ["10.42.1.0/24"]);
     assert_eq!(pool.decide("late", &Node::default()), Decision::Exhausted);
@@ -105,7 +106,7 @@ fn what_was_known_at_the_start_is_not_given_again() {
 
 #[test]
 fn a_range_rests_before_it_is_given_again() {
-    let mut pool = pool(&["10.42.0.0/22"], &[]);
+    let mut pool = pool(&["10.42.0.0/22"]);
     pool.decide("a", &Node::default());
     pool.forget("a");
     assert_eq!(given(&pool.decide("b", &Node::default())), ["10.42.1.0/24"]);
@@ -113,7 +114,7 @@ fn a_range_rests_before_it_is_given_again() {
 
 #[test]
 fn ranges_that_two_nodes_have_are_told_and_stay_taken_until_both_are_gone() {
-    let mut pool = pool(&["10.42.0.0/24"], &[]);
+    let mut pool = pool(&["10.42.0.0/24"]);
     pool.see("a", &node(&["10.42.0.0/24"]));
     assert_eq!(pool.decide("b", &node(&["10.42.0.0/24"])), Decision::Overlap("a".to_owned()));
     pool.forget("a");
@@ -125,7 +126,7 @@ fn ranges_that_two_nodes_have_are_told_and_stay_taken_until_both_are_gone() {
 
 #[test]
 fn half_a_pair_is_not_given() {
-    let mut pool = pool(&["10.42.0.0/23", "fd00::/64"], &[]);
+    let mut pool = pool(&["10.42.0.0/23", "fd00::/64"]);
     pool.decide("a", &Node::default());
     assert_eq!(pool.decide("b", &Node::default()), Decision::Exhausted);
     pool.forget("a");
@@ -136,9 +137,14 @@ fn half_a_pair_is_not_given() {
 fn configurations_that_cannot_be_are_refused() {
     let refused = |cluster: &[&str]| {
         let cluster: Vec<Range> = cluster.iter().map(|text| range(text)).collect();
-        Allocations::new(&cluster, (24, 64), &[]).expect_err("refused")
+        Allocations::new(&cluster, (24, 64)).expect_err("refused")
     };
     assert!(matches!(refused(&["10.0.0.0/16", "10.1.0.0/16"]), RangesError::SameFamily(..)));
     assert!(matches!(refused(&["10.0.0.0/25"]), RangesError::TooSmall { .. }));
     assert!(matches!(refused(&["10.0.0.0/7"]), RangesError::TooLarge { .. }));
+    for (cluster, services) in [("10.42.0.0/16", "10.42.7.0/24"), ("10.43.7.0/24", "10.43.0.0/16")] {
+        let words = check_apart(&range(cluster), &range(services)).expect_err("refused").to_string();
+        assert!(words.starts_with(&format!("cluster CIDR {cluster} overlaps with service CIDR {services};")));
+    }
+    assert_eq!(check_apart(&range("10.42.0.0/16"), &range("10.43.0.0/16")), Ok(()));
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use api_machinery::clock::Clock;
 use api_machinery::entropy::Entropy;
 use component::Context;
+use controllers::Informers;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -75,6 +76,15 @@ pub struct Controllers {
 
 impl Controllers {
     pub fn start(api: &Api) -> Self {
+        Self::start_some(api, |context, informers| {
+            controllers::replicaset::start(context, informers);
+            controllers::deployment::start(context, informers);
+            controllers::endpointslice::start(context, informers);
+            controllers::endpoints::start(context, informers);
+        })
+    }
+
+    pub fn start_some(api: &Api, start: impl FnOnce(&Context, &Informers)) -> Self {
         let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
         let context = Context {
             client: api.client(),
@@ -83,11 +93,7 @@ impl Controllers {
             tasks: tasks.clone(),
             shutdown: shutdown.clone(),
         };
-        let informers = controllers::Informers::start(&context);
-        controllers::replicaset::start(&context, &informers);
-        controllers::deployment::start(&context, &informers);
-        controllers::endpointslice::start(&context, &informers);
-        controllers::endpoints::start(&context, &informers);
+        start(&context, &Informers::start(&context));
         Self { tasks, shutdown }
     }
 

@@ -2,4 +2,5 @@
 
 mod api;
 mod machines;
+mod node_ranges;
 mod workloads;

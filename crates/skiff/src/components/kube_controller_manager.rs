@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use api_machinery::entropy::Entropy;
 use clap::{ArgAction, Args};
 use controllers::certificates::Authority;
-use controllers::node_ipam::{Allocations, NODE_PREFIXES, Range};
+use controllers::node_ipam::{Allocations, NODE_PREFIXES, Range, check_apart};
 use tokio_util::sync::CancellationToken;
 
 use super::duration;
@@ -43,7 +43,7 @@ pub struct KubeControllerManagerFlags {
     /// Range of the pods' addresses
     #[arg(long)]
     pub cluster_cidr: Option<String>,
-    /// Range of the Services' addresses, of which no node gets a part
+    /// Range of the Services' addresses, with which --cluster-cidr has nothing in common
     #[arg(long)]
     pub service_cluster_ip_range: Option<String>,
     /// Which controllers run: * for all, NAME for one, -NAME for all but that
@@ -129,13 +129,19 @@ impl KubeControllerManagerFlags {
 
     /// What nodes get their ranges from, if that is for us to do.
     fn node_ranges(&self) -> Result<Option<Allocations>> {
-        let Some(cluster) = self.cluster_cidr.as_deref().filter(|_| self.allocate_node_cidrs) else {
-            return Ok(None);
+        let range = |flag: &'static str, text: &Option<String>| {
+            text.as_deref().map(str::parse::<Range>).transpose().context(flag)
         };
-        let cluster: Range = cluster.parse().context("--cluster-cidr")?;
-        let services = self.service_cluster_ip_range.as_deref().map(str::parse::<Range>).transpose();
-        let services: Vec<Range> = services.context("--service-cluster-ip-range")?.into_iter().collect();
-        Allocations::new(&[cluster], NODE_PREFIXES, &services).context("--cluster-cidr").map(Some)
+        let cluster = range("--cluster-cidr", &self.cluster_cidr)?;
+        let services = range("--service-cluster-ip-range", &self.service_cluster_ip_range)?;
+        let Some(cluster) = cluster else { return Ok(None) };
+        if let Some(services) = services {
+            check_apart(&cluster, &services).context("--cluster-cidr")?;
+        }
+        if !self.allocate_node_cidrs {
+            return Ok(None);
+        }
+        Allocations::new(&[cluster], NODE_PREFIXES).context("--cluster-cidr").map(Some)
     }
 }
 
@@ -183,6 +189,13 @@ mod tests {
         assert_eq!(given.node_lifecycle.grace, Duration::from_secs(20));
         assert_eq!((given.node_lifecycle.eviction_rate, given.node_lifecycle.unhealthy_zone), (0.0, 0.5));
         assert_ne!(given.controllers, controllers::Selection::default());
+        for allocate in ["", "--allocate-node-cidrs"] {
+            let words = config(&format!(
+                "{allocate} --cluster-cidr 10.42.0.0/16 --service-cluster-ip-range 10.42.9.0/24"
+            ));
+            let words = words.expect_err("one is within the other");
+            assert!(words.contains("10.42.0.0/16 overlaps with service CIDR 10.42.9.0/24"), "{words}");
+        }
         let words = config("--controllers -weather").expect_err("there is none");
         assert!(words.contains("\"weather\" is not in the list of known controllers"), "{words}");
     }

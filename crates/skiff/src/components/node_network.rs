@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 
 use anyhow::{Context as _, Result};
 use clap::Args;
+use controllers::node_ipam::{Range, check_apart};
 use host::network::Held;
 
 /// Ranges of the cluster. `--service-cluster-ip-range` and `--cluster-dns` are not among upstream's flags of these two:
@@ -25,6 +26,9 @@ pub struct NodeNetwork {
 impl NodeNetwork {
     /// From here on no packet to a pod or service leaves this node untranslated.
     pub async fn hold(&self) -> Result<()> {
+        let pods: Range = self.cluster_cidr.parse().context("--cluster-cidr")?;
+        let services: Range = self.service_cluster_ip_range.parse().context("--service-cluster-ip-range")?;
+        check_apart(&pods, &services).context("--cluster-cidr")?;
         let held = Held {
             pods: self.cluster_cidr.clone(),
             services: self.service_cluster_ip_range.clone(),

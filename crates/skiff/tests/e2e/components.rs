@@ -255,6 +255,20 @@ fn refused(cluster: &Cluster) {
             ),
             "is not in the list of known controllers",
         ),
+        (
+            format!(
+                "kube-controller-manager --kubeconfig {pki}/controller-manager.kubeconfig --cluster-cidr 10.0.0.0/8 \
+                 --service-cluster-ip-range 10.43.0.0/16"
+            ),
+            "--cluster-cidr: cluster CIDR 10.0.0.0/8 overlaps with service CIDR 10.43.0.0/16",
+        ),
+        (
+            format!(
+                "kube-proxy --kubeconfig {pki}/kube-proxy.kubeconfig --cluster-cidr 10.42.0.0/16 --cluster-dns 10.42.0.10 \
+                 --service-cluster-ip-range 10.42.0.0/24 --healthz-bind-address 127.0.0.1:10299"
+            ),
+            "--cluster-cidr: cluster CIDR 10.42.0.0/16 overlaps with service CIDR 10.42.0.0/24",
+        ),
         (format!("kube-scheduler --config {pki}/ca.crt"), "not a KubeSchedulerConfiguration"),
         (
             format!(

@@ -40,10 +40,22 @@ fn what_cannot_start_says_why_and_leaves_nothing() {
             "--service-cidr: 172.30.0.0/24 overlaps with the node's own address 172.30.0.2",
         ),
         (
+            server("--cluster-cidr 10.0.0.0/8"),
+            "--cluster-cidr: cluster CIDR 10.0.0.0/8 overlaps with service CIDR 10.43.0.0/16",
+        ),
+        (
+            server("--service-cidr 10.42.7.0/24"),
+            "--cluster-cidr: cluster CIDR 10.42.0.0/16 overlaps with service CIDR 10.42.7.0/24",
+        ),
+        (
             server("--load-balancer-pool 172.30.0.0/24"),
             "--load-balancer-pool: 172.30.0.0/24 overlaps with the node's own address 172.30.0.2",
         ),
         (agent(""), "the kubelet cannot listen on 172.30.0.2:10250: Address already in use"),
+        (
+            agent("--service-cidr 10.42.0.0/16"),
+            "--cluster-cidr: cluster CIDR 10.42.0.0/16 overlaps with service CIDR 10.42.0.0/16",
+        ),
         (
             agent("--cluster-cidr 172.0.0.0/8"),
             "--cluster-cidr: 172.0.0.0/8 overlaps with the node's own address 172.30.0.2",

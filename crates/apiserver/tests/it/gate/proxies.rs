@@ -590,6 +590,7 @@ async fn nodes_are_asked_as_the_server_and_their_other_ports_as_nobody() {
         assert_eq!(get(&name, "plain").await, (200, "one\ntwo\n".to_owned()), "{name}");
     }
     assert_eq!(node.dialed(), vec![kubelet.to_string(); 3]);
+    // Bad input 10.
     assert_eq!(get("a", "redirect").await, (502, "the kubelet of node a answered 302".to_owned()));
     assert_eq!(get("a", "broken").await, (500, "it broke".to_owned()));
     assert_eq!(get("none", "plain").await, (404, "nodes \"none\" not found".to_owned()));
@@ -610,7 +611,11 @@ async fn nodes_are_asked_as_the_server_and_their_other_ports_as_nobody() {
     assert_eq!(get("https:a:10255", "plain").await.0, 503);
     assert_eq!(machine.kubelet.asked.lock().expect("notes").len(), 5);
     machine.stop().await;
+}
 
+/// Bad input 11. A name is not looked up, so that it cannot lead somewhere else the second time.
+#[tokio::test]
+async fn a_node_that_names_loopback_metadata_or_a_host_is_not_asked() {
     let outside = Config { advertise_address: [192, 0, 2, 1].into(), ..Config::default() };
     let machine = Machine::start(outside).await;
     for address in ["127.0.0.1", "169.254.169.254", "::1", "localhost", "kube.test"] {

@@ -102,7 +102,7 @@ fn group_roots(generator: &mut SchemaGenerator) {
         authentication::v1::SelfSubjectReview, authentication::v1::TokenRequest, authentication::v1::TokenReview,
         authorization::v1::LocalSubjectAccessReview, authorization::v1::SelfSubjectAccessReview,
         authorization::v1::SelfSubjectRulesReview, authorization::v1::SubjectAccessReview,
-        certificates::v1::CertificateSigningRequest, coordination::v1::Lease, discovery::v1::EndpointSlice, events::v1::Event);
+        certificates::v1::CertificateSigningRequest, certificates::v1::ClusterTrustBundle, coordination::v1::Lease, discovery::v1::EndpointSlice, events::v1::Event);
     roots!(generator; flowcontrol::v1::FlowSchema, flowcontrol::v1::PriorityLevelConfiguration);
     roots!(generator; networking::v1::IPAddress, networking::v1::Ingress, networking::v1::IngressClass,
         networking::v1::NetworkPolicy, networking::v1::ServiceCIDR, node::v1::RuntimeClass,

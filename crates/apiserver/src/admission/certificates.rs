@@ -1,6 +1,6 @@
 //! Admission of CertificateSigningRequests: who asks is written into the request, and approving and signing need a right
-//! for the signer (CertificateApproval, CertificateSigning). Nobody asks for `system:masters`
-//! (CertificateSubjectRestriction).
+//! for the signer (CertificateApproval, CertificateSigning), as has a bundle of certificates to trust for one
+//! (ClusterTrustBundleAttest). Nobody asks for `system:masters` (CertificateSubjectRestriction).
 
 use api_machinery::clock::{Clock, rfc3339};
 use api_machinery::status::ApiError;
@@ -64,15 +64,16 @@ pub fn admit(clock: &Clock, request: &mut AdmissionRequest<'_>) {
     }
 }
 
-/// Whether the user may ask for, approve or sign this.
+/// Whether the user may ask for, approve, sign or attest this.
 pub async fn check(authorizer: &Authorizer, request: &AdmissionRequest<'_>) -> Result<(), ApiError> {
+    if request.resource.group == GROUP && request.resource.plural == "clustertrustbundles" {
+        return attest(authorizer, request).await;
+    }
     let Some(object) = request.object.as_deref().filter(|_| is_request(request)) else { return Ok(()) };
     match (request.operation, request.info.subresource.as_str()) {
         (Operation::Create, "") => subject(request, object),
-        (Operation::Update, "approval") => may(authorizer, request, "approve", "approve").await,
-        (Operation::Update, "status") if signs(object, request.old) => {
-            may(authorizer, request, "sign", "sign").await
-        }
+        (Operation::Update, "approval") => may(authorizer, request, "approve").await,
+        (Operation::Update, "status") if signs(object, request.old) => may(authorizer, request, "sign").await,
         _ => Ok(()),
     }
 }
@@ -88,15 +89,41 @@ fn signs(new: &Value, old: Option<&Value>) -> bool {
     old.is_none_or(|old| of(new) != of(old))
 }
 
-async fn may(
-    authorizer: &Authorizer,
-    request: &AdmissionRequest<'_>,
-    verb: &str,
-    word: &str,
-) -> Result<(), ApiError> {
+/// A bundle for a signer is written by who speaks for it; what changes nothing in it is nobody's word.
+async fn attest(authorizer: &Authorizer, request: &AdmissionRequest<'_>) -> Result<(), ApiError> {
+    let Some(object) = request.object.as_deref() else { return Ok(()) };
+    let signer = text(object, "/spec/signerName");
+    if let Some(old) = request.old {
+        if text(old, "/spec/signerName") != signer {
+            return Err(forbidden(request, "changing signerName is forbidden"));
+        }
+        if old.get("spec") == object.get("spec") {
+            return Ok(());
+        }
+    }
+    if signer.is_empty() || allowed(authorizer, request, "attest", signer).await? {
+        return Ok(());
+    }
+    Err(forbidden(request, format_args!("user not permitted to attest for signerName {signer:?}")))
+}
+
+async fn may(authorizer: &Authorizer, request: &AdmissionRequest<'_>, verb: &str) -> Result<(), ApiError> {
     // The stored one: nobody picks the signer that he has a right for.
     let object = request.old.or(request.object.as_deref());
     let signer = object.map(|object| text(object, "/spec/signerName")).unwrap_or_default();
+    if allowed(authorizer, request, verb, signer).await? {
+        return Ok(());
+    }
+    Err(forbidden(request, format_args!("user not permitted to {verb} requests with signerName {signer:?}")))
+}
+
+/// Whether the user has a right for a signer, or for all of its domain.
+async fn allowed(
+    authorizer: &Authorizer,
+    request: &AdmissionRequest<'_>,
+    verb: &str,
+    signer: &str,
+) -> Result<bool, ApiError> {
     let domain = signer.split_once('/').map_or(signer, |(domain, _)| domain);
     for name in [signer.to_owned(), format!("{domain}/*")] {
         let info = RequestInfo {
@@ -109,10 +136,10 @@ async fn may(
             ..RequestInfo::default()
         };
         if authorizer.allows(request.user, &info).await? {
-            return Ok(());
+            return Ok(true);
         }
     }
-    Err(forbidden(request, format_args!("user not permitted to {word} requests with signerName {signer:?}")))
+    Ok(false)
 }
 
 fn subject(request: &AdmissionRequest<'_>, object: &Value) -> Result<(), ApiError> {

@@ -195,3 +195,40 @@ async fn the_network_of_a_node_reads_what_a_kubelet_may_not() {
         cluster.refused(&network, 403, "GET", path, None).await;
     }
 }
+
+#[tokio::test]
+async fn who_speaks_for_a_signer_says_whom_to_trust() {
+    const BUNDLES: &str = "/apis/certificates.k8s.io/v1/clustertrustbundles";
+    let cluster = Cluster::new().await;
+    let mut params = CertificateParams::new(Vec::new()).expect("parameters");
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let anchor = params.self_signed(&KeyPair::generate().expect("a key")).expect("a certificate").pem();
+    let bundle = |name: &str, signer: &str| {
+        json!({
+            "apiVersion": "certificates.k8s.io/v1", "kind": "ClusterTrustBundle", "metadata": {"name": name},
+            "spec": {"signerName": signer, "trustBundle": anchor},
+        })
+    };
+    let role = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": "bundles"},
+        "rules": [{"apiGroups": ["certificates.k8s.io"], "resources": ["clustertrustbundles"], "verbs": ["*"]},
+            {"apiGroups": ["certificates.k8s.io"], "resources": ["signers"], "verbs": ["attest"],
+                "resourceNames": ["example.com/*"]}],
+    });
+    cluster.must(&admin(), "POST", "/apis/rbac.authorization.k8s.io/v1/clusterroles", Some(&role)).await;
+    cluster.grant("ann", "bundles").await;
+    let ann = user("ann");
+    let own = bundle("example.com:mine:v1", "example.com/mine");
+    let mut made = cluster.must(&ann, "POST", BUNDLES, Some(&own)).await;
+    cluster.must(&ann, "POST", BUNDLES, Some(&bundle("of-nobody", ""))).await;
+    let other = bundle("example.org:theirs:v1", "example.org/theirs");
+    cluster.refused(&ann, 403, "POST", BUNDLES, Some(&other)).await;
+    made["spec"]["signerName"] = "example.com/other".into();
+    let path = format!("{BUNDLES}/example.com:mine:v1");
+    cluster.refused(&ann, 422, "PUT", &path, Some(&made)).await;
+    let listed = format!("{BUNDLES}?fieldSelector=spec.signerName%3Dexample.com/mine");
+    let account =
+        UserInfo::new("system:serviceaccount:a:b", &["system:serviceaccounts", "system:authenticated"]);
+    let found = cluster.must(&account, "GET", &listed, None).await;
+    assert_eq!(found["items"].as_array().map(Vec::len), Some(1), "{found}");
+}

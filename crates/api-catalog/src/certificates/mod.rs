@@ -3,6 +3,8 @@
 //! `spec` is fixed from the start, `/approval` adds the conditions Approved and Denied, `/status` the certificate and the
 //! condition Failed. Who may do so is admission's to say; that the request is signed with its own key is the signer's.
 
+mod bundle;
+
 use std::sync::Arc;
 
 use api_machinery::field::Errors;
@@ -57,34 +59,37 @@ pub(crate) fn entries(arena: &Arc<Arena>) -> Vec<Resource> {
     let family = Family { arena, group: GROUP, version: "v1", package: "io.k8s.api.certificates.v1" };
     let mut subresources = with_status();
     subresources.others = vec![subresource("approval", (GROUP, "v1", KIND), Verbs::GET_PATCH_UPDATE)];
-    vec![Resource {
-        short_names: crate::entry::texts(&["csr"]),
-        subresources,
-        selectable: selectable(&["spec.signerName"]),
-        columns: columns(&[
-            ("Age", "string", 0, Cell::Age),
-            ("SignerName", "string", 0, Cell::Path(".spec.signerName".into())),
-            ("Requestor", "string", 0, Cell::Path(".spec.username".into())),
-            ("RequestedDuration", "string", 0, computed(duration)),
-            ("Condition", "string", 0, computed(condition)),
-        ]),
-        rules: Rules {
-            name: names::path_segment_name,
-            validate_create: validate,
-            prepare_update: |new, old| {
-                copy_field(new, old, "spec");
-                copy_field(new, old, "status");
+    vec![
+        Resource {
+            short_names: crate::entry::texts(&["csr"]),
+            subresources,
+            selectable: selectable(&["spec.signerName"]),
+            columns: columns(&[
+                ("Age", "string", 0, Cell::Age),
+                ("SignerName", "string", 0, Cell::Path(".spec.signerName".into())),
+                ("Requestor", "string", 0, Cell::Path(".spec.username".into())),
+                ("RequestedDuration", "string", 0, computed(duration)),
+                ("Condition", "string", 0, computed(condition)),
+            ]),
+            rules: Rules {
+                name: names::path_segment_name,
+                validate_create: validate,
+                prepare_update: |new, old| {
+                    copy_field(new, old, "spec");
+                    copy_field(new, old, "status");
+                },
+                prepare_status: |new, old| {
+                    copy_field(new, old, "spec");
+                    keep_decisions(new, old);
+                },
+                validate_status_update,
+                parts: &[Part { name: "approval", prepare: prepare_approval, validate: validate_approval }],
+                ..Rules::default()
             },
-            prepare_status: |new, old| {
-                copy_field(new, old, "spec");
-                keep_decisions(new, old);
-            },
-            validate_status_update,
-            parts: &[Part { name: "approval", prepare: prepare_approval, validate: validate_approval }],
-            ..Rules::default()
+            ..family.cluster_kind(KIND, "certificatesigningrequests")
         },
-        ..family.cluster_kind(KIND, "certificatesigningrequests")
-    }]
+        bundle::entry(&family),
+    ]
 }
 
 fn duration(request: &Value, _: Timestamp) -> Value {

@@ -1,8 +1,7 @@
 //! `resource.k8s.io/v1`: devices that drivers offer, and claims of them.
 //!
-//! Fields behind feature gates that are off in this version are dropped, as upstream drops them. Not here, since it
-//! takes a clock or another object: when a taint was added, and whether a namespace lets its claims ask for
-//! administrative access.
+//! Fields behind feature gates that are off in this version are dropped, as upstream drops them. Admission says
+//! when a taint was added, and whether a namespace lets its claims ask for administrative access.
 
 mod capacity;
 mod claim;

@@ -5,6 +5,7 @@
 pub mod certificates;
 mod default_storage_class;
 mod default_toleration_seconds;
+mod devices;
 mod namespace_lifecycle;
 mod node_restriction;
 mod priority;
@@ -44,6 +45,7 @@ impl Admission {
         default_toleration_seconds::admit(request);
         default_storage_class::admit(lookup, request).await?;
         certificates::admit(&self.clock, request);
+        devices::admit(&self.clock, request);
         Ok(Vec::new())
     }
 
@@ -52,6 +54,7 @@ impl Admission {
         let lookup = &*self.lookup;
         service_account::check(lookup, request).await?;
         priority::check(lookup, request).await?;
+        devices::check(lookup, request).await?;
         Ok(Vec::new())
     }
 }

@@ -4,6 +4,7 @@ mod defaults;
 mod discovery;
 mod fixture;
 mod invalid;
+mod published;
 mod survive;
 mod tables;
 mod walk;

@@ -92,7 +92,7 @@ fn group_roots(generator: &mut SchemaGenerator) {
         admissionregistration, apps, authentication, authorization, autoscaling, batch, certificates,
         coordination, discovery, events,
     };
-    use api::{flowcontrol, networking, node, policy, rbac, resource, scheduling, storage};
+    use api::{flowcontrol, networking, node, policy, rbac, resource, scheduling, storage, storagemigration};
     roots!(generator; admissionregistration::v1::MutatingWebhookConfiguration,
         admissionregistration::v1::ValidatingAdmissionPolicy, admissionregistration::v1::ValidatingAdmissionPolicyBinding,
         admissionregistration::v1::ValidatingWebhookConfiguration);
@@ -112,7 +112,7 @@ fn group_roots(generator: &mut SchemaGenerator) {
         rbac::v1::ClusterRole, rbac::v1::ClusterRoleBinding, rbac::v1::Role, rbac::v1::RoleBinding,
         scheduling::v1::PriorityClass, storage::v1::CSIDriver, storage::v1::CSINode,
         storage::v1::CSIStorageCapacity, storage::v1::StorageClass, storage::v1::VolumeAttachment,
-        storage::v1::VolumeAttributesClass);
+        storage::v1::VolumeAttributesClass, storagemigration::v1::StorageVersionMigration);
 }
 
 /// Adds the list kind of every object that has `metadata`: k8s-openapi's `List<T>` is generic and has no schema.

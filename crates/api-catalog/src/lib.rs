@@ -18,6 +18,7 @@ mod entry;
 pub mod fill;
 mod flow_control;
 mod groups;
+mod migration;
 mod networking;
 mod print;
 mod rbac;
@@ -52,5 +53,6 @@ fn entries(arena: &Arc<Arena>) -> Vec<Resource> {
     all.extend(groups::discovery(arena));
     all.extend(flow_control::entries(arena));
     all.extend(devices::entries(arena));
+    all.extend(migration::entries(arena));
     all
 }

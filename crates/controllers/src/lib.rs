@@ -18,6 +18,7 @@ pub mod replicaset;
 pub mod root_ca;
 pub mod service_account;
 pub mod stateful_set;
+pub mod storage_migration;
 
 mod answers;
 mod claim;
@@ -76,13 +77,18 @@ pub async fn run(context: Context, config: Config) {
     for (_, start) in simple.iter().filter(|(name, _)| on(name)) {
         start(&context, &informers);
     }
-    if on("garbage-collector-controller") || on("namespace-controller") {
+    let of_everything =
+        ["garbage-collector-controller", "namespace-controller", "storage-version-migrator-controller"];
+    if of_everything.into_iter().any(on) {
         let resources = Resources::start(&context);
         if on("garbage-collector-controller") {
             garbage_collector::start(&context, &resources);
         }
         if on("namespace-controller") {
             namespace::start(&context, &informers, &resources);
+        }
+        if on("storage-version-migrator-controller") {
+            storage_migration::start(&context, &resources);
         }
     }
     if let Some(allocations) = config.node_ranges.filter(|_| on("node-ipam-controller")) {

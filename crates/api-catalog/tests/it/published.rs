@@ -56,6 +56,7 @@ const KINDS: &[(&str, Merge)] = kinds! {
     resource::v1 { DeviceClass, DeviceTaintRule, ResourceClaim, ResourceClaimTemplate, ResourceSlice }
     scheduling::v1 { PriorityClass }
     storage::v1 { CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment, VolumeAttributesClass }
+    storagemigration::v1 { StorageVersionMigration }
 };
 
 /// How a list or map merges.

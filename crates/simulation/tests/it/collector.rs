@@ -186,3 +186,36 @@ fn what_every_namespace_has_comes_back() {
         .await;
     });
 }
+
+#[test]
+fn a_migration_goes_over_every_object_and_says_so() {
+    const MIGRATIONS: &str = "/apis/storagemigration.k8s.io/v1/storageversionmigrations";
+    simulated(async {
+        let mut cluster = Cluster::start(5).await.expect("a cluster");
+        for name in ["a", "b", "c"] {
+            create(&cluster, MAPS, map(name, &[])).await;
+        }
+        let migration = |name: &str, plural: &str| {
+            json!({"apiVersion": "storagemigration.k8s.io/v1", "kind": "StorageVersionMigration",
+                "metadata": {"name": name}, "spec": {"resource": {"group": "", "resource": plural}}})
+        };
+        create(&cluster, MIGRATIONS, migration("maps", "configmaps")).await;
+        create(&cluster, MIGRATIONS, migration("nothing", "nothings")).await;
+        let ended = |cluster: &Cluster, name: &str, kind: &str| {
+            let found = stored(cluster, &format!("storageversionmigrations/{name}")).unwrap_or_default();
+            let conditions = found["status"]["conditions"].as_array().cloned().unwrap_or_default();
+            conditions.iter().any(|condition| condition["type"] == kind && condition["status"] == "True")
+        };
+        wait(&mut cluster, 30, "the migration ends", |cluster| ended(cluster, "maps", "Succeeded")).await;
+        let found = stored(&cluster, "storageversionmigrations/maps").expect("it is kept");
+        assert!(found["status"]["resourceVersion"].is_string(), "{found}");
+        assert!(!ended(&cluster, "nothing", "Failed"), "it is waited for");
+        wait(&mut cluster, 120, "the other fails", |cluster| ended(cluster, "nothing", "Failed")).await;
+        for name in ["a", "b", "c"] {
+            assert!(
+                stored(&cluster, &format!("configmaps/default/{name}")).is_some(),
+                "{name} is what it was"
+            );
+        }
+    });
+}

@@ -85,9 +85,18 @@ pub fn claims(pod: &Value) -> Vec<String> {
     found
 }
 
-/// The node that a pod is bound to, or empty.
-pub fn node_name(pod: &Value) -> &str {
-    text(pod, "/spec/nodeName")
+/// The claims of devices that a pod uses, those made for it included.
+pub fn device_claims(pod: &Value) -> Vec<&str> {
+    let status = &pod["status"];
+    let named = items(spec(pod), "resourceClaims").chain(items(status, "resourceClaimStatuses"));
+    let extended = status.get("extendedResourceClaimStatus");
+    let all = named.chain(extended).map(|claim| text(claim, "/resourceClaimName"));
+    all.filter(|name| !name.is_empty()).collect()
+}
+
+/// The node that a pod is bound to, or that something else is about; or empty.
+pub fn node_name(object: &Value) -> &str {
+    text(object, "/spec/nodeName")
 }
 
 /// Whether the pod is a copy of one that the kubelet runs from a file.

@@ -56,6 +56,7 @@ pub async fn admit(lookup: &dyn Lookup, request: &AdmissionRequest<'_>) -> Resul
         ("storage.k8s.io", "csinodes", _) => {
             named(node, request, "can only access CSINode with the same name as the requesting node")
         }
+        ("resource.k8s.io", "resourceslices", _) => slice(node, request),
         _ => Ok(()),
     }
 }
@@ -310,6 +311,22 @@ fn lease(node: &str, request: &AdmissionRequest<'_>) -> Result<(), ApiError> {
         return refuse(request, format_args!("can only access leases in the {LEASES:?} system namespace"));
     }
     named(node, request, "can only access node lease with the same name as the requesting node")
+}
+
+/// Which slice is meant by an update, the authorizer has seen; what is made, and what goes with others, only admission.
+fn slice(node: &str, request: &AdmissionRequest<'_>) -> Result<(), ApiError> {
+    let (slice, word) = match request.operation {
+        Operation::Create => (request.object.as_deref(), "create"),
+        Operation::Delete => (request.old, "delete"),
+        _ => return Ok(()),
+    };
+    if slice.is_some_and(|slice| references::node_name(slice) == node) {
+        return Ok(());
+    }
+    refuse(
+        request,
+        format_args!("can only {word} ResourceSlice with the same NodeName as the requesting node"),
+    )
 }
 
 fn named(node: &str, request: &AdmissionRequest<'_>, why: &str) -> Result<(), ApiError> {

@@ -162,3 +162,25 @@ async fn a_node_and_tokens_leases_evictions() {
         assert_eq!(refusal(&lookup, write.to("eviction", name)).await.is_none(), allowed, "{name}");
     }
 }
+
+#[tokio::test]
+async fn a_node_and_slices_of_devices() {
+    let lookup = Objects::of(&[]);
+    let slice = |node: &str| Some(json!({"metadata": {"name": "s"}, "spec": {"nodeName": node}}));
+    let kind = || resource("resource.k8s.io", "ResourceSlice", "resourceslices", Scope::Cluster);
+    let table = [
+        (Operation::Create, slice("a"), None, None),
+        (Operation::Create, slice("b"), None, Some("can only create ResourceSlice with the same NodeName")),
+        (Operation::Update, slice("a"), slice("a"), None),
+        (Operation::Delete, None, slice("a"), None),
+        (Operation::Delete, None, slice("b"), Some("can only delete ResourceSlice with the same NodeName")),
+    ];
+    for (operation, object, old, want) in table {
+        let shown = format!("{operation:?} {object:?} {old:?}");
+        let refused = refusal(&lookup, Write::new(operation, kind(), "", object, old).by(node_user())).await;
+        match want {
+            None => assert_eq!(refused, None, "{shown}"),
+            Some(want) => assert!(refused.is_some_and(|refused| refused.contains(want)), "{shown}"),
+        }
+    }
+}

@@ -70,6 +70,8 @@ impl NodeAuthorizer {
                 ("", "pods") => return self.pods(node, info).await,
                 ("coordination.k8s.io", "leases") => return lease(node, info),
                 ("storage.k8s.io", "csinodes") => return csi_node(node, info),
+                ("resource.k8s.io", "resourceclaims") => return self.get(node, info).await,
+                ("resource.k8s.io", "resourceslices") => return self.slices(node, info).await,
                 _ => {}
             }
         }
@@ -142,6 +144,27 @@ impl NodeAuthorizer {
         }
     }
 
+    async fn slices(&self, node: &str, info: &RequestInfo) -> Result<Verdict, ApiError> {
+        if !info.subresource.is_empty() {
+            return no("cannot authorize ResourceSlice subresources");
+        }
+        match info.verb.as_str() {
+            // Admission sees to it that it is the node's own.
+            "create" => yes(),
+            "get" | "update" | "patch" | "delete" => self.related(node, info).await,
+            "list" | "watch" | "deletecollection" => {
+                let selector = FieldSelector::parse(&info.field_selector);
+                if selector.is_ok_and(|selector| selector.exact("spec.nodeName") == Some(node)) {
+                    return yes();
+                }
+                no("can only list/watch/deletecollection resourceslices with nodeName field selector")
+            }
+            _ => no(
+                "only the following verbs are allowed for a ResourceSlice: get, watch, list, create, update, patch, delete, deletecollection",
+            ),
+        }
+    }
+
     async fn related(&self, node: &str, info: &RequestInfo) -> Result<Verdict, ApiError> {
         if info.name.is_empty() {
             return no("No Object name found");
@@ -184,10 +207,12 @@ impl NodeAuthorizer {
                 let place = references::text(&volume, "/spec/claimRef/namespace");
                 self.used(node, place, |pod| references::claims(pod).iter().any(|name| name == claim)).await
             }
-            "volumeattachments" => {
-                let attachment = self.lookup.get("storage.k8s.io", "volumeattachments", "", name).await?;
-                Ok(attachment
-                    .is_some_and(|attachment| references::text(&attachment, "/spec/nodeName") == node))
+            "resourceclaims" => {
+                self.used(node, namespace, |pod| references::device_claims(pod).contains(&name)).await
+            }
+            plural @ ("volumeattachments" | "resourceslices") => {
+                let found = self.lookup.get(&info.api_group, plural, "", name).await?;
+                Ok(found.is_some_and(|found| references::node_name(&found) == node))
             }
             _ => Ok(false),
         }
@@ -273,7 +298,12 @@ mod tests {
         let pod = json!({"metadata": {"name": "p", "namespace": "x"}, "spec": {
             "nodeName": "a", "serviceAccountName": "sa",
             "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "claim"}}],
-        }});
+            "resourceClaims": [{"name": "gpu", "resourceClaimName": "card"}, {"name": "net", "resourceClaimTemplateName": "t"}],
+        }, "status": {"resourceClaimStatuses": [{"name": "net", "resourceClaimName": "p-net-x"}]}});
+        let slice = |node: &str| {
+            let slice = json!({"metadata": {"name": format!("of-{node}")}, "spec": {"nodeName": node}});
+            ("resource.k8s.io", "resourceslices", slice)
+        };
         let volume = |name: &str, claim: &str| {
             let reference = json!({"namespace": "x", "name": claim});
             ("", "persistentvolumes", json!({"metadata": {"name": name}, "spec": {"claimRef": reference}}))
@@ -284,6 +314,8 @@ mod tests {
             volume("pv", "claim"),
             volume("other", "unused"),
             ("storage.k8s.io", "volumeattachments", attachment),
+            slice("a"),
+            slice("b"),
         ];
         let authorizer = NodeAuthorizer::new(Objects::of(&objects));
         let table = [
@@ -300,6 +332,16 @@ mod tests {
             ("get - x serviceaccounts sa", false),
             ("get storage.k8s.io - csinodes a", true),
             ("get storage.k8s.io - csinodes b", false),
+            ("get resource.k8s.io x resourceclaims card", true),
+            ("get resource.k8s.io x resourceclaims p-net-x", true),
+            ("get resource.k8s.io x resourceclaims other", false),
+            ("list resource.k8s.io x resourceclaims -", false),
+            ("patch resource.k8s.io x resourceclaims/status card", false),
+            ("create resource.k8s.io - resourceslices -", true),
+            ("update resource.k8s.io - resourceslices of-a", true),
+            ("delete resource.k8s.io - resourceslices of-b", false),
+            ("list resource.k8s.io - resourceslices -", false),
+            ("deletecollection resource.k8s.io - resourceslices -", false),
             ("list - - services -", true),
             ("create events.k8s.io x events -", true),
             ("list node.k8s.io - runtimeclasses -", true),

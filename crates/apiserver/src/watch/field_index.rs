@@ -4,6 +4,8 @@
 //! An index is made when a selector first asks for its field and kept true from then on, until more has changed than making
 //! it anew would cost without anybody asking. Labels have none: a selector of labels looks at every object of its namespace.
 
+#![expect(clippy::mutable_key_type, reason = "entries are ordered by their keys, which never change")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 

@@ -52,6 +52,12 @@ fn names_and_signer(bundle: &Value, e: &mut Errors) {
     }
 }
 
+/// Why a text is no bundle's name, whoever's it would be.
+pub(crate) fn bundle_name(name: &str) -> Vec<String> {
+    let signer = name.rsplit_once(':').map_or_else(String::new, |(signer, _)| signer.replace(':', "/"));
+    name_for(&signer, name, false)
+}
+
 fn name_for(signer: &str, name: &str, prefix: bool) -> Vec<String> {
     if signer.is_empty() {
         return match name.contains(':') {

@@ -5,6 +5,8 @@
 
 mod bundle;
 
+pub(crate) use bundle::bundle_name;
+
 use std::sync::Arc;
 
 use api_machinery::field::Errors;
@@ -193,7 +195,7 @@ fn parse(encoded: &str) -> Result<(), String> {
 }
 
 /// A domain, a slash, and a name that is made like one.
-fn validate_signer(signer: &At, e: &mut Errors) {
+pub(crate) fn validate_signer(signer: &At, e: &mut Errors) {
     let form = "must be a fully qualified domain and path of the form 'example.com/signer-name'";
     match signer.text().split_once('/') {
         Some((domain, path)) if !domain.is_empty() && !path.is_empty() && !path.contains('/') => {

@@ -7,8 +7,9 @@ use serde_json::Value;
 
 use super::containers::{VOLUME_FIELDS, field_ref, resource_ref};
 use crate::at::At;
-use crate::check::table::{LABEL, Rule, Table, follow};
+use crate::check::table::{LABEL, Rule, SUBDOMAIN, Table, follow};
 use crate::check::{self, resources};
+use crate::core::driver_name;
 
 /// Every source of a volume's content, and what its fields must be.
 pub(crate) const SOURCES: &[(&str, Rule)] = &[
@@ -18,19 +19,19 @@ pub(crate) const SOURCES: &[(&str, Rule)] = &[
     ("cephfs", Rule::Object(&[("monitors", Rule::Required)])),
     ("cinder", Rule::Object(&[("volumeID", Rule::Required)])),
     ("configMap", Rule::Check(config_map)),
-    ("csi", Rule::Object(&[("driver", Rule::Required)])),
+    ("csi", Rule::Check(csi)),
     ("downwardAPI", Rule::Check(downward_api)),
     ("emptyDir", Rule::Check(empty_dir)),
     ("ephemeral", Rule::Check(ephemeral)),
-    ("fc", Rule::Check(|_, _| {})),
+    ("fc", Rule::Check(fibre_channel)),
     ("flexVolume", Rule::Object(&[("driver", Rule::Required)])),
-    ("flocker", Rule::Check(|_, _| {})),
+    ("flocker", Rule::Check(flocker)),
     ("gcePersistentDisk", Rule::Object(&[("pdName", Rule::Required)])),
     ("gitRepo", Rule::Object(&[("repository", Rule::Required)])),
     ("glusterfs", Rule::Object(&[("endpoints", Rule::Required), ("path", Rule::Required)])),
     ("hostPath", Rule::Check(host_path)),
     ("image", Rule::Object(&[("pullPolicy", Rule::OneOf(&["Always", "IfNotPresent", "Never"]))])),
-    ("iscsi", Rule::Object(&[("targetPortal", Rule::Required), ("iqn", Rule::Required)])),
+    ("iscsi", Rule::Check(iscsi)),
     ("nfs", Rule::Check(nfs)),
     ("persistentVolumeClaim", Rule::Object(&[("claimName", Rule::Required)])),
     ("photonPersistentDisk", Rule::Object(&[("pdID", Rule::Required)])),
@@ -66,6 +67,9 @@ pub(crate) fn volumes(list: &At, e: &mut Errors) {
     }
     check::unique_field(list, "name", e);
 }
+
+/// The highest number of a disk behind one address.
+const MOST_LUN: i64 = 255;
 
 const MODE: &str = "must be a number between 0 and 0777 (octal), both inclusive";
 
@@ -156,6 +160,88 @@ fn nfs(source: &At, e: &mut Errors) {
     }
 }
 
+fn csi(source: &At, e: &mut Errors) {
+    driver_name(&source.get("driver"), e);
+    let secret = source.get("nodePublishSecretRef");
+    if secret.is_set() {
+        check::required_name(&secret.get("name"), SUBDOMAIN, e);
+    }
+}
+
+fn fibre_channel(source: &At, e: &mut Errors) {
+    let (targets, ids, lun) = (source.get("targetWWNs"), source.get("wwids"), source.get("lun"));
+    match (targets.is_empty(), ids.is_empty()) {
+        (true, true) => targets.required(e, "must specify either targetWWNs or wwids, but not both"),
+        (false, false) => {
+            targets.invalid(e, "targetWWNs and wwids can not be specified simultaneously");
+        }
+        _ => {}
+    }
+    if !targets.is_empty() {
+        match lun.is_set() {
+            true => check::between(&lun, 0, MOST_LUN, e),
+            false => lun.required(e, "lun is required if targetWWNs is specified"),
+        }
+    }
+}
+
+fn flocker(source: &At, e: &mut Errors) {
+    let (name, id) = (source.get("datasetName"), source.get("datasetUUID"));
+    match (name.is_empty(), id.is_empty()) {
+        (true, true) => source.required(e, "one of datasetName and datasetUUID is required"),
+        (false, false) => {
+            let detail = "datasetName and datasetUUID can not be specified simultaneously";
+            source.invalid_as(e, "resource", detail);
+        }
+        _ => {}
+    }
+    if name.text().contains('/') {
+        name.invalid(e, "must not contain '/'");
+    }
+}
+
+fn iscsi(source: &At, e: &mut Errors) {
+    source.get("targetPortal").must_be_set(e);
+    let name = source.get("iqn");
+    if name.must_be_set(e) {
+        match name.text().get(..3) {
+            Some("iqn" | "eui" | "naa") if !is_iscsi_name(name.text()) => {
+                name.invalid(e, "must be valid format")
+            }
+            Some("iqn" | "eui" | "naa") => {}
+            _ => name.invalid(e, "must be valid format starting with iqn, eui, or naa"),
+        }
+    }
+    check::between(&source.get("lun"), 0, MOST_LUN, e);
+    let login = ["chapAuthDiscovery", "chapAuthSession"].iter().any(|field| source.get(field).flag());
+    if login && !source.get("secretRef").is_set() {
+        source.get("secretRef").required(e, "");
+    }
+}
+
+/// `iqn.2026-01.com.example:disk`, `eui.` and 16 letters, or `naa.` and 32.
+fn is_iscsi_name(name: &str) -> bool {
+    let letters = |text: &str, count| text.len() == count && text.bytes().all(|b| b.is_ascii_alphanumeric());
+    let Some((kind, rest)) = name.split_once('.') else { return false };
+    match kind {
+        "eui" => letters(rest, 16),
+        "naa" => letters(rest, 32),
+        _ => {
+            let Some((date, rest)) = rest.split_once('.') else { return false };
+            let digits = |text: &str, count| text.len() == count && text.bytes().all(|b| b.is_ascii_digit());
+            let dated = date.split_once('-').is_some_and(|(year, month)| digits(year, 4) && digits(month, 2));
+            let Some((domain, disk)) = rest.split_once(':') else { return false };
+            let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.');
+            let odd = |c: char| c.is_whitespace() || ",;*&$|".contains(c);
+            dated
+                && !domain.is_empty()
+                && domain.bytes().all(plain)
+                && !disk.is_empty()
+                && !disk.contains(odd)
+        }
+    }
+}
+
 /// The sources of a projected volume's parts.
 const PARTS: [&str; 6] =
     ["clusterTrustBundle", "configMap", "downwardAPI", "podCertificate", "secret", "serviceAccountToken"];
@@ -195,6 +281,7 @@ fn projected_part<'v>(kind: &str, part: &At<'_, 'v>, paths: &mut BTreeSet<&'v st
             }
         }
         "serviceAccountToken" => token(part, e),
+        "clusterTrustBundle" => trust_bundle(part, e),
         _ => {}
     }
     let unique = |at: &At<'_, 'v>, paths: &mut BTreeSet<&'v str>, e: &mut Errors| {
@@ -206,6 +293,37 @@ fn projected_part<'v>(kind: &str, part: &At<'_, 'v>, paths: &mut BTreeSet<&'v st
         unique(&item.get("path"), paths, e);
     }
     unique(&part.get("path"), paths, e);
+}
+
+/// One bundle by its name, or all of a signer.
+fn trust_bundle(source: &At, e: &mut Errors) {
+    let (name, signer) = (source.get("name"), source.get("signerName"));
+    let (selector, path) = (source.get("labelSelector"), source.get("path"));
+    match (name.is_set(), signer.is_set()) {
+        (true, true) => source.invalid(e, "only one of name and signerName may be used"),
+        (true, false) => {
+            if name.is_empty() {
+                name.required(e, "must be a valid object name");
+            }
+            for message in crate::certificates::bundle_name(name.text()) {
+                name.invalid_text(e, format!("not a valid clustertrustbundlename: {message}"));
+            }
+            if selector.is_set() {
+                selector.invalid(e, "labelSelector must be unset if name is specified");
+            }
+        }
+        (false, true) => {
+            if signer.is_empty() {
+                signer.required(e, "must be a valid signer name");
+            }
+            crate::certificates::validate_signer(&signer, e);
+            check::label_selector(&selector, e);
+        }
+        (false, false) => source.required(e, "either name or signerName must be specified"),
+    }
+    if path.must_be_set(e) {
+        local_path(&path, e);
+    }
 }
 
 fn token(source: &At, e: &mut Errors) {

@@ -58,8 +58,8 @@ decoded_here! {
     certificates::v1 { CertificateSigningRequest }
     coordination::v1 { Lease }
     core::v1 {
-        ConfigMap, Endpoints, Event, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service,
-        ServiceAccount,
+        ConfigMap, Endpoints, Event, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod,
+        ResourceQuota, Secret, Service, ServiceAccount,
     }
     discovery::v1 { EndpointSlice }
     policy::v1 { PodDisruptionBudget }

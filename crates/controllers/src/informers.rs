@@ -11,7 +11,8 @@ use k8s_openapi::api::apps::v1::{ControllerRevision, Deployment, ReplicaSet, Sta
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Endpoints, Namespace, Node, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount,
+    ConfigMap, Endpoints, Namespace, Node, PersistentVolumeClaim, Pod, ResourceQuota, Secret, Service,
+    ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -50,6 +51,7 @@ pub struct Informers {
     pub node_leases: Informer<Lease>,
     pub namespaces: Informer<Namespace>,
     pub service_accounts: Informer<ServiceAccount>,
+    pub resource_quotas: Informer<ResourceQuota>,
     /// Those named `kube-root-ca.crt`.
     pub root_ca_config_maps: Informer<ConfigMap>,
     pub certificate_requests: Informer<CertificateSigningRequest>,
@@ -90,6 +92,7 @@ impl Informers {
             node_leases: follow(context, leases, Selection::default()),
             namespaces: follow(context, Api::all(context.client.clone()), Selection::default()),
             service_accounts: everywhere(context, Selection::default()),
+            resource_quotas: everywhere(context, Selection::default()),
             root_ca_config_maps: everywhere(context, root_ca),
             certificate_requests: follow(context, Api::all(context.client.clone()), Selection::default()),
             bootstrap_tokens: follow(context, secrets, tokens),

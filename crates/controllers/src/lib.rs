@@ -15,6 +15,7 @@ pub mod node_ipam;
 pub mod node_lifecycle;
 pub mod pod_gc;
 pub mod replicaset;
+pub mod resource_quota;
 pub mod root_ca;
 pub mod service_account;
 pub mod stateful_set;
@@ -77,8 +78,12 @@ pub async fn run(context: Context, config: Config) {
     for (_, start) in simple.iter().filter(|(name, _)| on(name)) {
         start(&context, &informers);
     }
-    let of_everything =
-        ["garbage-collector-controller", "namespace-controller", "storage-version-migrator-controller"];
+    let of_everything = [
+        "garbage-collector-controller",
+        "namespace-controller",
+        "resourcequota-controller",
+        "storage-version-migrator-controller",
+    ];
     if of_everything.into_iter().any(on) {
         let resources = Resources::start(&context);
         if on("garbage-collector-controller") {
@@ -86,6 +91,9 @@ pub async fn run(context: Context, config: Config) {
         }
         if on("namespace-controller") {
             namespace::start(&context, &informers, &resources);
+        }
+        if on("resourcequota-controller") {
+            resource_quota::start(&context, &informers, &resources);
         }
         if on("storage-version-migrator-controller") {
             storage_migration::start(&context, &resources);

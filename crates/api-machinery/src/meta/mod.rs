@@ -7,6 +7,8 @@ mod validation;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
+use crate::clock;
+
 pub use validation::{
     ANNOTATIONS_MAX_BYTES, validate_annotations, validate_immutable, validate_labels, validate_meta,
     validate_meta_update,
@@ -50,6 +52,18 @@ pub fn drop_empty(object: &mut Value) {
         };
         if empty {
             metadata.remove(field);
+        }
+    }
+}
+
+/// Writes the server's own times as it writes them: clients that have read them may send them back with a fraction.
+pub fn whole_seconds(object: &mut Value) {
+    let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) else { return };
+    for field in ["creationTimestamp", "deletionTimestamp"] {
+        if let Some(Value::String(text)) = metadata.get_mut(field)
+            && let Some(time) = clock::parse(text)
+        {
+            *text = clock::rfc3339(time);
         }
     }
 }
@@ -233,6 +247,10 @@ mod tests {
             drop_empty(&mut object);
             assert_eq!(object["metadata"], wanted);
         }
+        let mut times = json!({"metadata": {"creationTimestamp": "2026-01-01T02:00:00.000+02:00", "deletionTimestamp": "soon"}});
+        whole_seconds(&mut times);
+        let wanted = json!({"creationTimestamp": "2026-01-01T00:00:00Z", "deletionTimestamp": "soon"});
+        assert_eq!(times["metadata"], wanted);
         let mut none = json!({"kind": "Odd"});
         drop_empty(&mut none);
         assert_eq!(none, json!({"kind": "Odd"}));

@@ -77,6 +77,7 @@ pub fn object(
     warnings.extend(validation.judge(decoded.findings, &resource.kind, &resource.version)?);
     types(resource, &value)?;
     meta::drop_empty(&mut value);
+    meta::whole_seconds(&mut value);
     Ok(call.to_stored(value))
 }
 
@@ -95,6 +96,7 @@ pub fn structured(
     warnings.extend(validation.judge(findings, &resource.kind, &resource.version)?);
     types(resource, &value)?;
     meta::drop_empty(&mut value);
+    meta::whole_seconds(&mut value);
     Ok(value)
 }
 

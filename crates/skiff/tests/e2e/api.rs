@@ -1,6 +1,7 @@
 //! The API as stock clients see it: over TLS with both HTTP versions, with and without credentials, with kubectl's own
 //! discovery, validation and printing.
 
+use crate::clients;
 use crate::machine::{Cluster, Form, in_each_form};
 
 in_each_form!(stock_clients_find_what_they_expect);
@@ -27,6 +28,9 @@ fn stock_clients_find_what_they_expect(form: Form) {
     bad_input(&cluster);
     generic_verbs(&cluster);
     server_side_apply(&cluster);
+    if form == Form::Server {
+        clients::official_clients_do_their_work(&cluster);
+    }
 }
 
 fn discovery(cluster: &Cluster) {

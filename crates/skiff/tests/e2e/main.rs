@@ -4,6 +4,7 @@
 
 mod api;
 mod bootstrap;
+mod clients;
 mod cloud;
 mod cluster;
 mod components;

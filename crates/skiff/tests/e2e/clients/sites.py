@@ -18,7 +18,7 @@ LABEL = "kind=site"
 FINALIZER = "example.com/site"
 STATE = "example.com/state"
 MANAGER = "site-operator"
-PATIENCE = 20
+PATIENCE = 120
 
 
 def not_found(call, *arguments, **options):

@@ -407,6 +407,25 @@ mod tests {
         }
 
         #[test]
+        fn what_is_read_is_what_is_written_out_in_full(
+            whole in 0..1_000_000i128, fraction in prop::option::of(0..1_000i128), negative in any::<bool>(),
+            (suffix, up, down) in prop::sample::select(vec![
+                ("", 1, 1), ("n", 1, 1_000_000_000), ("u", 1, 1_000_000), ("m", 1, 1_000), ("k", 1_000, 1),
+                ("M", 1_000_000, 1), ("G", 1_000_000_000, 1), ("Ki", 1 << 10, 1), ("Mi", 1 << 20, 1), ("Gi", 1 << 30, 1),
+                ("e3", 1_000, 1), ("E-2", 1, 100), ("e+1", 10, 1),
+            ]),
+        ) {
+            let sign = if negative { "-" } else { "" };
+            let point = fraction.map_or(String::new(), |fraction| format!(".{fraction:03}"));
+            let quantity = Quantity::parse(&format!("{sign}{whole}{point}{suffix}")).expect("is well formed");
+            // Thousandths of nano-units, of which the rest counts as a whole one.
+            let thousandths = (whole * 1_000 + fraction.unwrap_or(0)) * up * NANO;
+            let (exact, rest) = (thousandths / (1_000 * down), thousandths % (1_000 * down));
+            let magnitude = exact + i128::from(rest > 0);
+            prop_assert_eq!(quantity.nanos(), if negative { -magnitude } else { magnitude });
+        }
+
+        #[test]
         fn order_and_sums_are_those_of_the_numbers(a in any::<i32>(), b in any::<i32>()) {
             let (x, y) = (Quantity::from_millis(a.into()), Quantity::from_millis(b.into()));
             prop_assert_eq!(x.cmp(&y), a.cmp(&b));

@@ -273,6 +273,9 @@ fn type_name(kind: &Kind) -> &'static str {
 }
 
 #[cfg(test)]
+mod properties;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::schema::{Arena, Field, Node, NodeId, SchemaRef};

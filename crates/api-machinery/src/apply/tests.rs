@@ -286,6 +286,12 @@ fn lists_and_maps_of_each_kind() {
             json!({"items": [{"name": "c", "ports": [{"port": 1, "protocol": "TCP", "name": "a"}]}]}),
             json!({"items": [{"name": "c", "ports": [{"port": 1, "protocol": "TCP", "name": "a"}, {"port": 1, "protocol": "UDP"}]}]}),
         ),
+        // Where a key has several fields, one that is left out tells apart too.
+        (
+            json!({"items": [{"name": "c", "ports": [{"port": 1}]}]}),
+            json!({"items": [{"name": "c", "ports": [{"protocol": "TCP", "name": "a"}]}]}),
+            json!({"items": [{"name": "c", "ports": [{"port": 1}, {"protocol": "TCP", "name": "a"}]}]}),
+        ),
         // Atomic ones are replaced.
         (
             json!({"words": ["a", "b"], "items": []}),
@@ -318,7 +324,7 @@ fn bad_objects_are_refused_in_upstreams_words() {
         ),
         (
             json!({"items": [{"image": "c"}]}),
-            ".spec.items: element 0: associative list with keys has an element that omits key field \"name\" (and doesn't have default value)",
+            ".spec.items: element 0: associative list with keys has an element that omits all key fields [\"name\"] (and doesn't have default values for any key fields)",
         ),
         (json!({"items": {}}), ".spec.items: expected list, got &{{}}"),
         (

@@ -9,6 +9,7 @@ use std::sync::LazyLock;
 use serde_json::{Map, Value};
 
 use super::set::{Element, FieldSet, compare_values, in_order};
+use crate::field::go_quote;
 use crate::schema::{Kind, ListType, View};
 
 /// How the value of a place is owned.
@@ -65,10 +66,17 @@ pub(super) fn element_of<'a>(item: &'a Value, list: View<'a>) -> Result<Element<
     let mut key = Vec::with_capacity(list.map_keys().len());
     for name in list.map_keys() {
         let default = || items.and_then(|items| items.field(name)).and_then(View::default);
-        let value = fields.get(name).or_else(default).ok_or_else(|| {
-            format!("associative list with keys has an element that omits key field {name:?} (and doesn't have default value)")
-        })?;
-        key.push((Cow::Borrowed(name.as_str()), Cow::Borrowed(value)));
+        // One of several keys may be left out: that is a key of its own.
+        if let Some(value) = fields.get(name).or_else(default) {
+            key.push((Cow::Borrowed(name.as_str()), Cow::Borrowed(value)));
+        }
+    }
+    if key.is_empty() {
+        let names: Vec<String> = list.map_keys().iter().map(|name| go_quote(name)).collect();
+        return Err(format!(
+            "associative list with keys has an element that omits all key fields [{}] (and doesn't have default values for any key fields)",
+            names.join(" ")
+        ));
     }
     key.sort_by(|(a, _), (b, _)| a.cmp(b));
     Ok(Element::Key(key))

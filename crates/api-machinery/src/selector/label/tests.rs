@@ -162,6 +162,38 @@ proptest! {
         }
     }
 
+    /// As the documentation of the API says it, one requirement after the other.
+    #[test]
+    fn an_object_is_selected_if_every_requirement_holds(
+        requirements in prop::collection::vec(("[a-c]", 0..8usize, prop::collection::btree_set("[1-4]", 1..3)), 0..4),
+        labels in prop::collection::btree_map("[a-c]", "[1-4x]", 0..4),
+    ) {
+        let mut texts = Vec::new();
+        let mut selected = true;
+        for (key, operator, values) in requirements {
+            let (label, first) = (labels.get(&key), values.first().expect("a value"));
+            let set = values.iter().cloned().collect::<Vec<_>>().join(",");
+            let number = label.and_then(|label| label.parse::<i64>().ok());
+            let bound: i64 = first.parse().expect("a number");
+            let (text, holds) = match operator {
+                0 => (format!("{key}={first}"), label == Some(first)),
+                1 => (format!("{key}!={first}"), label != Some(first)),
+                2 => (format!("{key} in ({set})"), label.is_some_and(|label| values.contains(label))),
+                3 => (format!("{key} notin ({set})"), !label.is_some_and(|label| values.contains(label))),
+                4 => (key, label.is_some()),
+                5 => (format!("!{key}"), label.is_none()),
+                6 => (format!("{key}>{first}"), number.is_some_and(|number| number > bound)),
+                _ => (format!("{key}<{first}"), number.is_some_and(|number| number < bound)),
+            };
+            texts.push(text);
+            selected &= holds;
+        }
+        let selector = LabelSelector::parse(&texts.join(",")).expect("is well formed");
+        let labels: Map<String, Value> =
+            labels.into_iter().map(|(key, value)| (key, value.into())).collect();
+        prop_assert_eq!(selector.matches(Some(&labels)), selected, "{}", selector);
+    }
+
     #[test]
     fn a_requirement_and_its_opposite_split_all_objects(
         value in prop::option::of("[a-c]"), values in prop::collection::vec("[a-c]", 1..3),

@@ -321,6 +321,33 @@ async fn the_slow_are_sent_away() {
     secured.stop().await;
 }
 
+/// Bad input 20: a selector of 40 kB is one that is read (`scenarios/bad_input.txt`: 414); one of a mebibyte is more than any
+/// head of a request may have.
+#[tokio::test]
+async fn a_selector_of_a_mebibyte_is_not_read() {
+    let secured = Secured::start(Fixture::new().await, Config::default()).await;
+    let client = secured.client(Version::Http1).await;
+    let mut stream = client.connect().await.expect("a connection");
+    let head =
+        format!("GET /api/v1/pods?labelSelector={} HTTP/1.1\r\nHost: localhost\r\n\r\n", "a".repeat(1 << 20));
+    let mut answer = Vec::new();
+    let exchange = async {
+        // The server hangs up in the middle of it.
+        if let Err(error) = stream.write_all(head.as_bytes()).await {
+            eprintln!("the request was cut off: {error}");
+        }
+        if let Err(error) = stream.read_to_end(&mut answer).await {
+            eprintln!("the connection was cut off: {error}");
+        }
+    };
+    tokio::time::timeout(PATIENCE, exchange).await.expect("the connection ends");
+    let answer = String::from_utf8_lossy(&answer);
+    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431 "), "{answer}");
+    let other = secured.client(Version::Http1).await;
+    assert_eq!(other.send(request("GET", "/livez", None)).await.status(), 200);
+    secured.stop().await;
+}
+
 #[tokio::test]
 async fn what_is_too_large_is_refused() {
     let secured = Secured::start(Fixture::new().await, Config::default()).await;

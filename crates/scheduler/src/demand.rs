@@ -54,6 +54,8 @@ pub struct Demand {
     pub selective: bool,
     /// Whether it has preferences among nodes.
     pub preferring: bool,
+    /// Whether it claims devices.
+    pub claims_devices: bool,
 }
 
 impl Demand {
@@ -67,7 +69,9 @@ impl Demand {
                 || spec.affinity.as_ref().is_some_and(|affinity| affinity.node_affinity.is_some())
         });
         let preferring = affinity::has_preference(&pod);
-        Demand { usage: Usage::of(&pod), named, selective, preferring, pod }
+        let claims = spec.and_then(|spec| spec.resource_claims.as_deref()).unwrap_or_default();
+        let claims_devices = !claims.is_empty();
+        Demand { usage: Usage::of(&pod), named, selective, preferring, claims_devices, pod }
     }
 
     /// The pod's UID.

@@ -23,6 +23,8 @@ pub enum Reject {
     Ports,
     /// Something runs short.
     Resources(Shortage),
+    /// The pod claims devices, and nobody allocates them: it would run without.
+    Devices,
 }
 
 /// What a node has too little of.
@@ -52,6 +54,7 @@ impl Reject {
             Reject::Affinity => 3,
             Reject::Ports => 4,
             Reject::Resources(_) => 5,
+            Reject::Devices => 6,
         }
     }
 
@@ -60,7 +63,9 @@ impl Reject {
         match self {
             Reject::Ports => true,
             Reject::Resources(shortage) => !shortage.hopeless,
-            Reject::NotNamed | Reject::Unschedulable | Reject::Taint | Reject::Affinity => false,
+            Reject::NotNamed | Reject::Unschedulable | Reject::Taint | Reject::Affinity | Reject::Devices => {
+                false
+            }
         }
     }
 
@@ -73,6 +78,7 @@ impl Reject {
             Reject::Affinity => "node(s) didn't match Pod's node affinity/selector",
             Reject::Ports => "node(s) didn't have free ports for the requested pod ports",
             Reject::Resources(shortage) => return shortage.reasons(demand),
+            Reject::Devices => "cannot allocate all claims",
         };
         vec![Cow::Borrowed(text)]
     }
@@ -107,7 +113,10 @@ pub fn first_reject(columns: &Columns, slot: usize, demand: &Demand) -> Option<R
         return Some(Reject::Ports);
     }
     let shortage = shortage(columns, slot, demand);
-    shortage.any().then_some(Reject::Resources(shortage))
+    if shortage.any() {
+        return Some(Reject::Resources(shortage));
+    }
+    demand.claims_devices.then_some(Reject::Devices)
 }
 
 /// The first of the filters that says no to a node whatever pods it has.

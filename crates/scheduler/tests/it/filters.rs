@@ -77,6 +77,11 @@ fn every_filter_says_no_in_upstreams_words() {
         (&plain, port("10.0.0.2", 80, "TCP"), ""),
         (&plain, port("", 80, "UDP"), ""),
         (&plain, port("", 81, "TCP"), ""),
+        (
+            &plain,
+            json!({"spec": {"resourceClaims": [{"name": "gpu", "resourceClaimName": "card"}]}}),
+            "cannot allocate all claims",
+        ),
     ];
     for (node, pod, expected) in cases {
         assert_eq!(reasons(node, &pod), expected, "{pod} on {node}");

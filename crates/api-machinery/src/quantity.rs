@@ -188,14 +188,13 @@ impl Scale {
         let fraction = fraction.trim_end_matches('0');
         let mut digits: Vec<u8> = whole.bytes().chain(fraction.bytes()).map(|byte| byte - b'0').collect();
         let mut power = 9 - i64::try_from(fraction.len()).unwrap_or(i64::MAX);
-        let mut factor = 1u128;
         match self {
             Scale::Ten(ten) => power = power.saturating_add(i64::from(ten)),
-            Scale::Two(two) => factor = 1 << two,
+            Scale::Two(two) => digits = times(&digits, 1 << two),
         }
         // Digits below a nano only matter for rounding.
         let mut rest = false;
-        while power < 0 && factor == 1 {
+        while power < 0 {
             let Some(digit) = digits.pop() else { break };
             rest |= digit != 0;
             power += 1;
@@ -203,41 +202,32 @@ impl Scale {
         let value = digits.iter().try_fold(0u128, |sum, digit| {
             sum.checked_mul(10).and_then(|sum| sum.checked_add(u128::from(*digit)))
         });
-        let Some(value) = value.and_then(|value| value.checked_mul(factor)) else {
-            return Scale::huge(&digits, power);
-        };
-        if value == 0 {
+        if value == Some(0) {
             return i128::from(rest);
         }
-        let nanos = if power >= 0 {
-            u32::try_from(power)
-                .ok()
-                .and_then(|power| 10u128.checked_pow(power))
-                .and_then(|ten| value.checked_mul(ten))
-        } else {
-            let ten = u32::try_from(-power).ok().and_then(|power| 10u128.checked_pow(power));
-            Some(ten.map_or(1, |ten| value.div_ceil(ten)))
-        };
+        let ten = u32::try_from(power).ok().and_then(|power| 10u128.checked_pow(power));
+        let nanos = value.zip(ten).and_then(|(value, ten)| value.checked_mul(ten));
         let nanos = nanos.and_then(|nanos| nanos.checked_add(u128::from(rest)));
         nanos.and_then(|nanos| i128::try_from(nanos).ok()).unwrap_or(MAX_NANOS)
     }
+}
 
-    /// A number with more digits than fit: only a long fraction makes that less than the most there can be.
-    fn huge(digits: &[u8], power: i64) -> i128 {
-        let significant = digits.iter().skip_while(|digit| **digit == 0).count();
-        let whole = i64::try_from(significant).unwrap_or(i64::MAX).saturating_add(power);
-        if whole > 29 {
-            return MAX_NANOS;
+/// The digits of a multiple of a number of any length.
+fn times(digits: &[u8], factor: u64) -> Vec<u8> {
+    let mut product = Vec::with_capacity(digits.len() + 20);
+    let mut carry = 0u128;
+    let mut digits = digits.iter().rev();
+    loop {
+        match digits.next() {
+            Some(digit) => carry += u128::from(*digit) * u128::from(factor),
+            None if carry == 0 => break,
+            None => {}
         }
-        // A binary suffix behind a very long fraction: the first thirty digits decide to the last nano.
-        let kept: Vec<u8> = digits.iter().copied().take(digits.len() - significant + 30).collect();
-        let dropped = i64::try_from(digits.len() - kept.len()).unwrap_or(i64::MAX);
-        let value =
-            kept.iter().fold(0u128, |sum, digit| sum.saturating_mul(10).saturating_add(u128::from(*digit)));
-        let exponent = u32::try_from(-(power.saturating_add(dropped))).unwrap_or(0);
-        let nanos = value.checked_div(10u128.saturating_pow(exponent)).unwrap_or(0) + 1;
-        i128::try_from(nanos).unwrap_or(MAX_NANOS)
+        product.push((carry % 10) as u8);
+        carry /= 10;
     }
+    product.reverse();
+    product
 }
 
 impl PartialEq for Quantity {
@@ -342,6 +332,8 @@ mod tests {
             ("100E", "9223372036854775807"),
             ("-100Ei", "-9223372036854775807"),
             ("1e400", "9223372036854775807e0"),
+            ("1.000000000000000000000000000000000001Ki", "1025"),
+            ("1.92337203685477580812345Ei", "2217496982649344059"),
             ("1e-400", "1e-9"),
             ("12345678901234567890123456789012345678901234567890n", "9223372036854775807"),
         ];

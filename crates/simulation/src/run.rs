@@ -39,6 +39,7 @@ const KINDS: &[(&str, &str, &str, bool)] = &[
     ("configmaps", "ConfigMap", "/api/v1", true),
     ("nodes", "Node", "/api/v1", false),
     ("namespaces", "Namespace", "/api/v1", false),
+    ("resourcequotas", "ResourceQuota", "/api/v1", true),
     ("apps/deployments", "Deployment", "/apis/apps/v1", true),
     ("apps/replicasets", "ReplicaSet", "/apis/apps/v1", true),
     ("apps/statefulsets", "StatefulSet", "/apis/apps/v1", true),

@@ -32,6 +32,7 @@ scenarios! {
     node_replaced,
     part_of_a_zone,
     power_loss,
+    quota,
     rolling_update,
     scheduling,
     server_cut_off,

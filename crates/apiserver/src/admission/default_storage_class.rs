@@ -4,7 +4,7 @@ use api_machinery::meta;
 use api_machinery::status::ApiError;
 use serde_json::Value;
 
-use super::created;
+use super::{created, newest_default};
 use crate::types::{AdmissionRequest, Lookup};
 
 const DEFAULT: [&str; 2] =
@@ -19,15 +19,8 @@ pub async fn admit(lookup: &dyn Lookup, request: &mut AdmissionRequest<'_>) -> R
         return Ok(());
     }
     let classes = lookup.list("storage.k8s.io", "storageclasses", None).await?;
-    let defaults =
-        classes.iter().filter(|class| DEFAULT.iter().any(|key| meta::annotation(class, key) == Some("true")));
-    // Of several equally old ones the first by name.
-    let newest = defaults.max_by(|a, b| {
-        let by_age = meta::creation_timestamp(a).cmp(&meta::creation_timestamp(b));
-        by_age.then_with(|| meta::name(b).cmp(meta::name(a)))
-    });
-    if let Some(class) = newest {
-        claim["spec"]["storageClassName"] = Value::from(meta::name(class));
+    if let Some(class) = newest_default(classes, &DEFAULT) {
+        claim["spec"]["storageClassName"] = Value::from(meta::name(&class));
     }
     Ok(())
 }

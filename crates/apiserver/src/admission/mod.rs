@@ -3,12 +3,17 @@
 //! Plugins read other objects through `Lookup` and change nothing but the object in front of them.
 
 pub mod certificates;
+mod claim_resize;
+mod default_ingress_class;
 mod default_storage_class;
 mod default_toleration_seconds;
 mod devices;
+mod limit_ranger;
 mod namespace_lifecycle;
 mod node_restriction;
+mod pod_security;
 mod priority;
+mod runtime_class;
 mod service_account;
 mod taint_nodes_by_condition;
 
@@ -38,13 +43,16 @@ impl Admission {
     pub async fn admit(&self, request: &mut AdmissionRequest<'_>) -> Result<Vec<String>, ApiError> {
         let lookup = &*self.lookup;
         namespace_lifecycle::admit(lookup, request).await?;
+        limit_ranger::admit(lookup, request).await?;
         service_account::admit(lookup, &self.entropy, request).await?;
         node_restriction::admit(lookup, request).await?;
         taint_nodes_by_condition::admit(request);
         priority::admit(lookup, request).await?;
         default_toleration_seconds::admit(request);
         default_storage_class::admit(lookup, request).await?;
+        runtime_class::admit(lookup, request).await?;
         certificates::admit(&self.clock, request);
+        default_ingress_class::admit(lookup, request).await?;
         devices::admit(&self.clock, request);
         Ok(Vec::new())
     }
@@ -52,10 +60,14 @@ impl Admission {
     /// Validating admission.
     pub async fn check(&self, request: &AdmissionRequest<'_>) -> Result<Vec<String>, ApiError> {
         let lookup = &*self.lookup;
+        limit_ranger::check(lookup, request).await?;
         service_account::check(lookup, request).await?;
+        let warnings = pod_security::check(lookup, request).await?;
         priority::check(lookup, request).await?;
+        claim_resize::check(lookup, request).await?;
+        runtime_class::check(lookup, request).await?;
         devices::check(lookup, request).await?;
-        Ok(Vec::new())
+        Ok(warnings)
     }
 }
 
@@ -93,6 +105,16 @@ fn created<'a>(request: &'a mut AdmissionRequest<'_>, plural: &str) -> Option<&'
         return None;
     }
     request.object.as_deref_mut()
+}
+
+/// Of the classes that say by one of these annotations that they are the default, the newest; of equally old ones the first
+/// by name.
+fn newest_default(classes: Vec<Arc<Value>>, annotations: &[&str]) -> Option<Arc<Value>> {
+    let says = |class: &Value| annotations.iter().any(|key| meta::annotation(class, key) == Some("true"));
+    classes.into_iter().filter(|class| says(class)).max_by(|a, b| {
+        let by_age = meta::creation_timestamp(a).cmp(&meta::creation_timestamp(b));
+        by_age.then_with(|| meta::name(b).cmp(meta::name(a)))
+    })
 }
 
 /// The list at a field, made when missing; `None` if something else is there.

@@ -33,7 +33,7 @@ const APPLY: &str = "application/apply-patch+yaml";
 const JSON_PATCH: &str = "application/json-patch+json";
 
 /// How much longer code takes that was not optimised, on a machine that is busy.
-const SLOWER: u32 = if cfg!(debug_assertions) { 10 } else { 1 };
+const SLOWER: u32 = if cfg!(debug_assertions) { 20 } else { 1 };
 
 /// A server with an object, and a client of it.
 struct Victim {

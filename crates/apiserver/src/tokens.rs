@@ -1,6 +1,9 @@
 //! Tokens of service accounts: JWTs that this server signs with ES256 and nothing else, so that no header of a token
 //! ever chooses how it is checked. What the claims refer to is looked up by `authn`, not here.
 
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
 use api_machinery::entropy::Entropy;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -156,12 +159,43 @@ impl Verifier {
     }
 }
 
+/// How many tokens' signatures are remembered at least, when there are that many.
+const REMEMBERED: usize = 2048;
+
+/// Tokens whose signature was found good, by their digest: checking it again is most of what a small request costs. No key is
+/// ever taken back, so it stays good; everything else about a token is looked at each time.
+#[derive(Default)]
+struct Signed {
+    young: BTreeMap<[u8; 32], Arc<Claims>>,
+    /// Those that were young before as many others came. Who is asked for is young again.
+    old: BTreeMap<[u8; 32], Arc<Claims>>,
+}
+
+impl Signed {
+    fn find(&mut self, digest: &[u8; 32]) -> Option<Arc<Claims>> {
+        if let Some(claims) = self.young.get(digest) {
+            return Some(claims.clone());
+        }
+        let claims = self.old.remove(digest)?;
+        self.add(*digest, claims.clone());
+        Some(claims)
+    }
+
+    fn add(&mut self, digest: [u8; 32], claims: Arc<Claims>) {
+        if self.young.len() >= REMEMBERED {
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.young.insert(digest, claims);
+    }
+}
+
 /// Signs and checks.
 pub struct Tokens {
     key: EcdsaKeyPair,
     kid: String,
     /// By which tokens are known: our own, then those that were used before or that others use.
     verifiers: Vec<Verifier>,
+    signed: Mutex<Signed>,
     issuer: String,
     audiences: Vec<String>,
     random: SystemRandom,
@@ -178,6 +212,7 @@ impl Tokens {
         Ok(Tokens {
             kid: own.kid.clone(),
             verifiers: vec![own],
+            signed: Mutex::default(),
             key,
             issuer: issuer.to_owned(),
             audiences: vec![issuer.to_owned()],
@@ -240,7 +275,12 @@ impl Tokens {
     }
 
     /// The claims of a token that is ours, good at `now` and for one of `audiences`. What it is bound to may be gone.
-    pub fn verify(&self, token: &str, audiences: &[String], now: Timestamp) -> Result<Claims, TokenError> {
+    pub fn verify(
+        &self,
+        token: &str,
+        audiences: &[String],
+        now: Timestamp,
+    ) -> Result<Arc<Claims>, TokenError> {
         let claims = self.open(token).ok_or(TokenError::Invalid)?;
         let now = now.as_second();
         if now - LEEWAY > claims.exp {
@@ -250,16 +290,28 @@ impl Tokens {
             return Err(TokenError::NotYet);
         }
         if !claims.aud.iter().any(|audience| audiences.contains(audience)) {
-            return Err(TokenError::Audience { got: claims.aud, wanted: audiences.to_vec() });
+            return Err(TokenError::Audience { got: claims.aud.clone(), wanted: audiences.to_vec() });
         }
         Ok(claims)
     }
 
-    /// The claims, if algorithm, key, signature and issuer are right.
-    fn open(&self, token: &str) -> Option<Claims> {
+    /// The claims, if algorithm, key, signature and issuer are right, or were when the same token was looked at before.
+    fn open(&self, token: &str) -> Option<Arc<Claims>> {
         if token.len() > MAX_TOKEN {
             return None;
         }
+        let digest = ring::digest::digest(&ring::digest::SHA256, token.as_bytes());
+        let digest = <[u8; 32]>::try_from(digest.as_ref()).ok()?;
+        let signed = || self.signed.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(claims) = signed().find(&digest) {
+            return Some(claims);
+        }
+        let claims = Arc::new(self.open_anew(token)?);
+        signed().add(digest, claims.clone());
+        Some(claims)
+    }
+
+    fn open_anew(&self, token: &str) -> Option<Claims> {
         let (signed, signature) = token.rsplit_once('.')?;
         let (header, claims) = signed.split_once('.')?;
         let header: Header = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(header).ok()?).ok()?;
@@ -336,6 +388,22 @@ mod tests {
         assert!(matches!(tokens.verify(&token, &vault, at(2000)), Err(TokenError::Audience { .. })));
         let other = Tokens::ephemeral(ISSUER, Entropy::seeded(1)).expect("a key");
         assert_eq!(other.verify(&token, own, at(2000)), Err(TokenError::Invalid), "signed with another key");
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded_and_forgets_what_nobody_asks_for() {
+        let digest = |number: usize| {
+            let mut digest = [0; 32];
+            digest[..8].copy_from_slice(&number.to_be_bytes());
+            digest
+        };
+        let mut signed = Signed::default();
+        for number in 0..5 * REMEMBERED {
+            signed.add(digest(number), Arc::new(Claims::default()));
+            assert!(signed.find(&digest(0)).is_some(), "asked for all the time");
+            assert!(signed.young.len() + signed.old.len() <= 2 * REMEMBERED);
+        }
+        assert!(signed.find(&digest(1)).is_none());
     }
 
     #[test]

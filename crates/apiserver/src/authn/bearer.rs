@@ -83,7 +83,7 @@ async fn check(
     authenticator: &Authenticator,
     token: &str,
     audiences: &[String],
-) -> Result<Result<(UserInfo, Claims), String>, ApiError> {
+) -> Result<Result<(UserInfo, Arc<Claims>), String>, ApiError> {
     let now = authenticator.clock.now();
     let claims = match authenticator.tokens.verify(token, audiences, now) {
         Ok(claims) => claims,

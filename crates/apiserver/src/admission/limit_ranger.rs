@@ -241,12 +241,13 @@ mod tests {
         assert_eq!(update.object.expect("still there")["spec"], json!({"containers": [{"name": "c"}]}));
     }
 
+    fn cpu(request: &str, limit: &str) -> Value {
+        let side = |amount: &str| if amount.is_empty() { json!({}) } else { json!({"cpu": amount}) };
+        json!({"containers": [{"name": "c", "resources": {"requests": side(request), "limits": side(limit)}}]})
+    }
+
     #[tokio::test]
     async fn too_much_and_too_little() {
-        let cpu = |request: &str, limit: &str| {
-            let side = |amount: &str| if amount.is_empty() { json!({}) } else { json!({"cpu": amount}) };
-            json!({"containers": [{"name": "c", "resources": {"requests": side(request), "limits": side(limit)}}]})
-        };
         let two = json!({"containers": [cpu("1", "1")["containers"][0], cpu("2", "2")["containers"][0]]});
         let of = |kind: &str, rule: &str, amount: &str| json!([{"type": kind, rule: {"cpu": amount}}]);
         let table = [

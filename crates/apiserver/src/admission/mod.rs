@@ -127,6 +127,75 @@ fn list_mut<'a>(object: &'a mut Value, field: &str) -> Option<&'a mut Vec<Value>
 }
 
 #[cfg(test)]
+mod tests {
+    use super::testing::{Objects, Write, resource};
+    use super::*;
+    use api_machinery::resource::Scope;
+    use serde_json::json;
+
+    fn pod() -> Value {
+        json!({"metadata": {"name": "p"}, "spec": {
+            "serviceAccountName": "x", "priorityClassName": "high", "runtimeClassName": "vm", "hostNetwork": true,
+            "overhead": {"cpu": "1"},
+            "containers": [{"name": "c", "resources": {"limits": {"cpu": "2"}}, "envFrom": [{"secretRef": {"name": "s"}}]}],
+        }})
+    }
+
+    /// What is said of the pod that everybody has something against, when these objects are there.
+    async fn said(objects: &[(&str, &str, Value)], validating: bool) -> String {
+        let lookup = Objects::of(objects);
+        let admission = Admission { lookup, entropy: Entropy::seeded(1), clock: Clock::system() };
+        let kind = resource("", "Pod", "pods", Scope::Namespaced);
+        let mut write = Write::new(Operation::Create, kind, "a", Some(pod()), None);
+        let answer = match validating {
+            true => admission.check(&write.request()).await,
+            false => admission.admit(&mut write.request()).await,
+        };
+        answer.err().map(|error| error.message().to_owned()).unwrap_or_default()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn plugins_speak_in_upstreams_order() {
+        let named = |name: &str| json!({"name": name, "namespace": "a"});
+        let level = json!({"name": "a", "labels": {"pod-security.kubernetes.io/enforce": "baseline"}});
+        let held = json!({"name": "x", "namespace": "a", "annotations": {"kubernetes.io/enforce-mountable-secrets": "true"}});
+        let namespace = ("", "namespaces", json!({"metadata": {"name": "a"}}));
+        let account = ("", "serviceaccounts", json!({"metadata": named("x")}));
+        let class =
+            ("scheduling.k8s.io", "priorityclasses", json!({"metadata": {"name": "high"}, "value": 1}));
+        let runtime = ("node.k8s.io", "runtimeclasses", json!({"metadata": {"name": "vm"}}));
+        let mutating = [
+            ("namespaces \"a\" not found", namespace.clone()),
+            ("service account a/x", account.clone()),
+            ("no PriorityClass with name high", class),
+            ("RuntimeClass \"vm\" not found", runtime.clone()),
+        ];
+        let mut there = Vec::new();
+        for (want, mended) in mutating {
+            let found = said(&there, false).await;
+            assert!(found.contains(want), "{found} instead of {want}");
+            there.push(mended);
+        }
+        assert_eq!(said(&there, false).await, "");
+        let range =
+            json!({"metadata": named("r"), "spec": {"limits": [{"type": "Container", "max": {"cpu": "1"}}]}});
+        // What each has against the pod, first to speak first; the last of the list speaks when all before it are silent.
+        let validating = [
+            ("maximum cpu usage", ("", "limitranges", range)),
+            ("service account x does not reference", ("", "serviceaccounts", json!({"metadata": held}))),
+            ("violates PodSecurity \"baseline:latest\"", ("", "namespaces", json!({"metadata": level}))),
+            ("Pod Overhead set without", runtime),
+        ];
+        for first in 0..validating.len() {
+            let mut there: Vec<_> = validating[first..].iter().map(|(_, object)| object.clone()).collect();
+            there.extend([namespace.clone(), account.clone()]);
+            let (found, want) = (said(&there, true).await, validating[first].0);
+            assert!(found.contains(want), "{found} instead of {want}");
+        }
+    }
+}
+
+#[cfg(test)]
 pub(crate) mod testing {
     //! A lookup over a list of objects, and requests about them.
 

@@ -35,8 +35,10 @@ pub struct Machine {
 pub struct Disk {
     /// Bytes in all.
     pub total: u64,
-    /// Bytes that we may still write.
+    /// Bytes that anybody may still write.
     pub available: u64,
+    /// Bytes that are free but kept for the system's administrator; of some machines' disks that is the greatest part.
+    pub reserved: u64,
     /// Inodes in all; 0 where the file system does not count them.
     pub inodes: u64,
     /// Inodes left.
@@ -94,6 +96,7 @@ pub fn disk(path: &Path) -> io::Result<Disk> {
     Ok(Disk {
         total: found.f_blocks * block,
         available: found.f_bavail * block,
+        reserved: found.f_bfree.saturating_sub(found.f_bavail) * block,
         inodes: found.f_files,
         inodes_free: found.f_favail,
     })
@@ -180,7 +183,8 @@ mod tests {
         let machine = machine().expect("a Linux machine");
         assert!(machine.cpus >= 1 && machine.memory > 64 << 20, "{machine:?}");
         assert!(!machine.kernel.is_empty() && !machine.hostname.is_empty());
-        assert!(disk(Path::new("/")).expect("a root").total > 0);
+        let disk = disk(Path::new("/")).expect("a root");
+        assert!(disk.total > 0 && disk.available + disk.reserved <= disk.total, "{disk:?}");
     }
 
     #[test]

@@ -232,20 +232,10 @@ impl NodeKeeper {
 
     /// Events of what changed between two statuses.
     fn tell(&self, before: &Node, now: &Node) {
-        let ready = |node: &Node| node.status.as_ref().is_some_and(status::is_ready);
         let name = &self.config.node_name;
-        match (ready(before), ready(now)) {
-            (false, true) => {
-                self.event(EventType::Normal, "NodeReady", &format!("Node {name} status is now: NodeReady"))
-            }
-            (true, false) => {
-                self.event(
-                    EventType::Normal,
-                    "NodeNotReady",
-                    &format!("Node {name} status is now: NodeNotReady"),
-                );
-            }
-            _ => {}
+        let status = |node: &Node| node.status.clone().unwrap_or_default();
+        for reason in status::turns(&status(before), &status(now)) {
+            self.event(EventType::Normal, &reason, &format!("Node {name} status is now: {reason}"));
         }
     }
 

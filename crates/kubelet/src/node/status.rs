@@ -19,7 +19,7 @@ use crate::podspec::NodeResources;
 
 /// Memory that is kept from pods, and below which the node is short of it.
 const MEMORY_RESERVE: u64 = 100 << 20;
-/// Below one part in this many of its disk left, the node is short of it.
+/// Below one part in this many left of what may be used of its disk, the node is short of it.
 const DISK_RESERVE: u64 = 20;
 /// Images that a status lists; the largest ones.
 const IMAGES: usize = 50;
@@ -143,6 +143,8 @@ fn conditions(facts: &Facts, old: &NodeStatus, now: Timestamp) -> Vec<NodeCondit
     };
     let (used, most) = facts.processes;
     let disk = &facts.disk;
+    // What is reserved is never available: counted in, it would make a disk short that is nearly empty.
+    let usable = disk.total.saturating_sub(disk.reserved);
     let verdicts = [
         pressure(
             "MemoryPressure",
@@ -152,7 +154,7 @@ fn conditions(facts: &Facts, old: &NodeStatus, now: Timestamp) -> Vec<NodeCondit
         ),
         pressure(
             "DiskPressure",
-            disk.available < disk.total / DISK_RESERVE || disk.inodes_free < disk.inodes / DISK_RESERVE,
+            disk.available < usable / DISK_RESERVE || disk.inodes_free < disk.inodes / DISK_RESERVE,
             ("KubeletHasDiskPressure", "kubelet has disk pressure"),
             ("KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
         ),
@@ -222,6 +224,21 @@ pub(super) fn is_ready(status: &NodeStatus) -> bool {
     conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
+/// Reasons of the events that say which of the kubelet's conditions began or ended between two states of a node.
+pub(super) fn turns(before: &NodeStatus, after: &NodeStatus) -> Vec<String> {
+    let holds = |status: &NodeStatus, kind: &str| {
+        let mut conditions = status.conditions.iter().flatten();
+        conditions.any(|condition| condition.type_ == kind && condition.status == "True")
+    };
+    let turned = after
+        .conditions
+        .iter()
+        .flatten()
+        .filter(|condition| holds(before, &condition.type_) != holds(after, &condition.type_));
+    let reasons = turned.filter_map(|condition| condition.reason.as_deref()?.strip_prefix("Kubelet"));
+    reasons.map(|reason| format!("Node{reason}")).collect()
+}
+
 /// Whether the API does not show the wanted status; heartbeats do not count.
 pub(super) fn differs(shown: Option<&NodeStatus>, wanted: &NodeStatus) -> bool {
     let Some(shown) = shown else { return true };
@@ -277,7 +294,8 @@ mod tests {
         };
         let machine =
             Machine { cpus: 2, memory: 4 << 30, architecture: "amd64".into(), ..Machine::default() };
-        let disk = Disk { total: 100 << 30, available: 50 << 30, inodes: 1000, inodes_free: 900 };
+        let disk =
+            Disk { total: 100 << 30, available: 50 << 30, reserved: 0, inodes: 1000, inodes_free: 900 };
         Facts {
             machine,
             disk,
@@ -347,6 +365,31 @@ mod tests {
             assert_eq!(condition(&same, kind).3, 2, "nothing changed since");
             assert!(!differs(Some(&bad), &same), "a heartbeat is no change");
         }
+    }
+
+    #[test]
+    fn what_is_reserved_of_a_disk_makes_it_no_shorter() {
+        // Nine tenths are reserved, and most of the rest is used or not.
+        for (available, short) in [(1, "False"), (0, "True")] {
+            let mut facts = facts();
+            facts.disk =
+                Disk { total: 100 << 30, reserved: 90 << 30, available: available << 30, ..facts.disk };
+            let status = status(&facts, &NodeStatus::default(), 1);
+            assert_eq!(condition(&status, "DiskPressure").0, short, "{available} GiB left of 10");
+        }
+    }
+
+    #[test]
+    fn events_tell_which_conditions_began_and_ended() {
+        let good = status(&facts(), &NodeStatus::default(), 1);
+        let mut broken = facts();
+        broken.disk.available = 1;
+        broken.runtime = Err("gone".into());
+        let bad = status(&broken, &good, 2);
+        assert_eq!(turns(&NodeStatus::default(), &good), ["NodeReady"]);
+        assert_eq!(turns(&good, &bad), ["NodeHasDiskPressure", "NodeNotReady"]);
+        assert_eq!(turns(&bad, &good), ["NodeHasNoDiskPressure", "NodeReady"]);
+        assert!(turns(&good, &good).is_empty());
     }
 
     #[test]

@@ -59,6 +59,15 @@ spec: {selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}
 pub const TASKS: &str =
     "ctr --address /var/lib/skiff/agent/containerd/containerd.sock --namespace k8s.io tasks list";
 
+/// What says why a cluster does not do as it should.
+const QUESTIONS: [&str; 5] = [
+    "get nodes,pods -A -o wide",
+    "get nodes -o jsonpath='{range .items[*]}{.metadata.name} is tainted: {.spec.taints}{\"\\n\"}{end}'",
+    "get nodes -o jsonpath='{range .items[*]}{.metadata.name}: {range .status.conditions[*]}{.type}={.status} {end}{\"\\n\"}{end}'",
+    "get leases -n kube-system",
+    "get events -A --sort-by=.metadata.creationTimestamp",
+];
+
 /// A cluster of several nodes, in a folder of its own.
 pub struct Cluster {
     root: PathBuf,
@@ -110,10 +119,18 @@ impl Cluster {
     }
 
     pub fn must(&self, line: &str) -> String {
-        self.kubectl(line).unwrap_or_else(|error| {
-            let pods = self.kubectl("get nodes,pods -A -o wide").unwrap_or_else(|error| error);
-            panic!("{line}: {error}\n{pods}")
-        })
+        self.kubectl(line).unwrap_or_else(|error| panic!("{line}: {error}\n{}", self.diagnosis()))
+    }
+
+    /// What a person would look at first.
+    fn diagnosis(&self) -> String {
+        let asked = QUESTIONS.map(|line| self.kubectl(line).unwrap_or_else(|error| error));
+        let logs = self.kubectl("get nodes -o jsonpath='{.items[*].metadata.name}'").unwrap_or_default();
+        let logs = logs.split_whitespace().map(|node| {
+            let line = "tail -n 40 /var/lib/skiff/skiff.log; tail -n 20 /var/lib/skiff/agent/agent.log; df -i /var/lib/skiff; df /var/lib/skiff";
+            format!("{node}:\n{}", self.on(node, line).unwrap_or_else(|error| error))
+        });
+        asked.into_iter().chain(logs).collect::<Vec<_>>().join("\n")
     }
 
     /// Applies manifests.

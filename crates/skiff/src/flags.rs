@@ -26,10 +26,11 @@ use crate::join::JoinFlags;
 use crate::load_balancers::LoadBalancerFlags;
 use crate::token::TokenFlags;
 use crate::uninstall::UninstallFlags;
+use crate::upgrade::UpgradeFlags;
 
 /// Kubernetes as one small binary.
 #[derive(Parser)]
-#[command(version, about)]
+#[command(version = api_machinery::VERSION, about)]
 pub struct Flags {
     /// What is logged: error, warn, info, debug, trace, or a filter such as `info,kubelet=debug`
     #[arg(long, global = true, env = "SKIFF_LOG", default_value = "info")]
@@ -71,6 +72,8 @@ pub enum Command {
     Bench(BenchFlags),
     /// Install this binary and a systemd unit that runs it
     Install(InstallFlags),
+    /// Replace what is installed by a newer version, while containers and Services go on; servers first, then agents
+    Upgrade(UpgradeFlags),
     /// End and remove everything that Skiff made on this machine
     Uninstall(UninstallFlags),
 }

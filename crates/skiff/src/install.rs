@@ -12,6 +12,8 @@ use crate::flags::{Command, Flags};
 
 /// Where the binary goes.
 pub const BINARY: &str = "usr/local/bin/skiff";
+/// What `skiff upgrade` keeps beside it, until the new one is ready.
+pub const PREVIOUS: &str = "skiff.previous";
 /// Where units go.
 pub const UNITS: &str = "etc/systemd/system";
 /// Says that systemd runs this machine.

@@ -15,6 +15,7 @@ mod server;
 mod token;
 mod tunnel;
 mod uninstall;
+mod upgrade;
 
 use std::pin::Pin;
 use std::process::ExitCode;
@@ -86,6 +87,7 @@ fn run(command: Command) -> Result<()> {
             Command::Dns(flags) => components::dns::run(*flags, shutdown).await,
             Command::Bench(flags) => bench::run(flags, shutdown).await,
             Command::Install(flags) => install::run(flags).await,
+            Command::Upgrade(flags) => upgrade::run(flags).await,
             Command::Uninstall(flags) => uninstall::run(flags).await,
         };
         signals.abort();

@@ -7,10 +7,11 @@
 
 pub mod certificates;
 mod discover;
-mod skew;
+pub mod skew;
 pub mod token;
 
 use std::net::IpAddr;
+use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -25,6 +26,13 @@ use self::certificates::{Kept, Pair, Purpose};
 use self::skew::Skew;
 use self::token::JoinToken;
 use crate::flags::{EgressSelectorMode, NodeFlags};
+
+/// Where a node that has joined keeps its certificates, below its data directory.
+const FOLDER: &str = "agent/pki";
+/// The certificate that it is a client with, and its key.
+const CLIENT: &str = "kubelet-client.pem";
+/// The CA of its cluster.
+const AUTHORITY: &str = "ca.crt";
 
 /// How a node finds the cluster that it joins.
 #[derive(Args, Clone, Debug, Default)]
@@ -78,8 +86,8 @@ pub struct Joined {
 /// Joins, or goes on as the node that joined before; `None` when told to end first. `context` is without a client.
 pub async fn join(server: &str, flags: &JoinFlags, node: &NodeFlags, base: &Base) -> Result<Option<Joined>> {
     let name = node.name()?;
-    let folder = node.data_dir.join("agent/pki");
-    let (path, authority_path) = (folder.join("kubelet-client.pem"), folder.join("ca.crt"));
+    let folder = node.data_dir.join(FOLDER);
+    let (path, authority_path) = (folder.join(CLIENT), folder.join(AUTHORITY));
     let before = Pair::read(&path)?.zip(std::fs::read_to_string(&authority_path).ok());
     let why = before.as_ref().map_or(Some(NEW.to_owned()), |(pair, _)| unusable(pair, &name, base));
     let (pair, authority) = match (before, why) {
@@ -130,6 +138,15 @@ pub async fn join(server: &str, flags: &JoinFlags, node: &NodeFlags, base: &Base
         context.tasks.spawn(kept.keep(context.clone()));
     }
     Ok(Some(Joined { server: server.to_owned(), identity, client, network, serving, authority }))
+}
+
+/// The API as the node that has joined and has this data directory.
+pub fn as_node(server: &str, data_dir: &Path) -> Result<kube::Client> {
+    let (path, authority) = (data_dir.join(FOLDER).join(CLIENT), data_dir.join(FOLDER).join(AUTHORITY));
+    let pair = Pair::read(&path)?.with_context(|| format!("there is no {}", path.display()))?;
+    let authority =
+        std::fs::read(&authority).with_context(|| format!("cannot read {}", authority.display()))?;
+    component::connect::with_identity(server, &authority, pair.identity()?).context("--server")
 }
 
 /// A context that has no client yet.

@@ -44,6 +44,43 @@ pub fn judge(node: &str, server: &str) -> Skew {
     }
 }
 
+/// Whether an installed Skiff may become this version: a newer one, or the same again, and no minor version is left out.
+/// That is also how far apart servers of one cluster may be.
+pub fn upgrade(from: &str, to: &str) -> Result<(), String> {
+    let (Some(old), Some(new)) = (minor(from), minor(to)) else {
+        return Err(format!("cannot tell how far {from} and {to} are apart"));
+    };
+    if numbers(to) < numbers(from) {
+        return Err(format!(
+            "{to} is older than {from}, which is installed: what that has written may be unknown to it"
+        ));
+    }
+    if old.0 != new.0 || new.1 - old.1 > 1 {
+        return Err(format!(
+            "from {from} to {to}: one minor version at a time; upgrade to v{}.{} first",
+            old.0,
+            old.1 + 1
+        ));
+    }
+    Ok(())
+}
+
+/// Whether a node that is upgraded goes with its server then: it is never the newer one.
+pub fn node_upgrade(to: &str, server: &str) -> Result<(), String> {
+    match judge(to, server) {
+        Skew::Refused(words) => Err(words),
+        _ if minor(to) > minor(server) => {
+            Err(format!("{to} is newer than the server's {server}: upgrade the server first"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// All numbers of a version, in which the newer one has the greater number first.
+fn numbers(version: &str) -> Vec<u64> {
+    version.split(|letter: char| !letter.is_ascii_digit()).filter_map(|part| part.parse().ok()).collect()
+}
+
 /// Major and minor version. What comes behind them does not matter.
 fn minor(version: &str) -> Option<(u32, u32)> {
     let (major, rest) = version.strip_prefix('v').unwrap_or(version).split_once('.')?;
@@ -54,6 +91,30 @@ fn minor(version: &str) -> Option<(u32, u32)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_upgrade_goes_forward_by_small_steps() {
+        let cases = [
+            ("v1.37.1+skiff-0.1.0", ""),
+            ("v1.37.1+skiff-0.2.0", ""),
+            ("v1.37.10+skiff-0.0.1", ""),
+            ("v1.38.0", ""),
+            ("v1.37.0+skiff-0.1.0", "is older than v1.37.1+skiff-0.1.0"),
+            ("v1.37.1+skiff-0.0.9", "is older"),
+            ("v1.36.9+skiff-0.9.0", "is older"),
+            ("v1.39.0", "upgrade to v1.38 first"),
+            ("v2.0.0", "one minor version at a time"),
+            ("nonsense", "cannot tell"),
+        ];
+        for (to, wanted) in cases {
+            let said = upgrade("v1.37.1+skiff-0.1.0", to).err().unwrap_or_default();
+            assert!(said.contains(wanted) && said.is_empty() == wanted.is_empty(), "{to}: {said}");
+        }
+        let node = |to| node_upgrade(to, "v1.37.1").err().unwrap_or_default();
+        assert_eq!((node("v1.37.9"), node("v1.34.0")), (String::new(), String::new()));
+        assert!(node("v1.38.0").contains("upgrade the server first"));
+        assert!(node("v1.33.0").contains("at most 3 minor versions behind"));
+    }
 
     #[test]
     fn a_node_may_be_a_little_older_and_hardly_newer() {

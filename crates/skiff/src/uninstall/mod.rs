@@ -18,7 +18,7 @@ use host::process::Identity;
 use kubelet::containerd::{Containerd, Layout};
 use serde_json::Value;
 
-use crate::install::{BINARY, ROLES, UNITS, systemctl, systemd_runs, unit_name};
+use crate::install::{BINARY, PREVIOUS, ROLES, UNITS, systemctl, systemd_runs, unit_name};
 
 /// How long a process may take to end when asked.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -86,7 +86,8 @@ pub async fn run(flags: UninstallFlags) -> Result<()> {
 /// Units and binary.
 fn files(root: &Path) -> Result<()> {
     let units = ROLES.iter().map(|role| root.join(UNITS).join(unit_name(role)));
-    for path in units.chain([root.join(BINARY)]) {
+    let binary = root.join(BINARY);
+    for path in units.chain([binary.with_file_name(PREVIOUS), binary]) {
         match std::fs::remove_file(&path) {
             Ok(()) => println!("removed {}", path.display()),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
@@ -106,7 +107,7 @@ fn remove_folder(folder: &Path) -> Result<()> {
 }
 
 /// Whether it is a Skiff process of this data directory, in this role if one is named.
-fn is_skiff(process: &Identity, data_dir: &Path, role: &str) -> bool {
+pub fn is_skiff(process: &Identity, data_dir: &Path, role: &str) -> bool {
     let arguments = process.arguments();
     let [program, command, rest @ ..] = arguments.as_slice() else { return false };
     if Path::new(program).file_name().is_none_or(|name| name != PREFIX) {
@@ -142,7 +143,7 @@ fn mentions(process: &Identity, data_dir: &Path) -> bool {
 }
 
 /// Ends all such processes: asked first, killed after a while.
-async fn end(ours: impl Fn(&Identity) -> bool) -> Result<()> {
+pub async fn end(ours: impl Fn(&Identity) -> bool) -> Result<()> {
     let own = i32::try_from(std::process::id()).unwrap_or(0);
     let found: Vec<Identity> = host::process::all()
         .context("cannot list processes")?

@@ -1,7 +1,12 @@
 //! A second machine, with its own network, processes and mounts, joins with a token; and what is said when it cannot.
 
+use std::path::Path;
+
+use api_machinery::VERSION;
+
 use crate::machine::{Cluster, Form, NODE, binary, until};
 use crate::neighbour::Neighbour;
+use crate::versions::other_binary;
 
 /// The address of the machine that joins.
 const SECOND: &str = "172.30.0.3";
@@ -20,11 +25,16 @@ fn start(machine: &Neighbour<'_>, arguments: &str) {
 /// What an agent says that cannot join the server at this port. It has nothing afterwards. (Its address is one where no
 /// kubelet listens, whoever joined before.)
 fn refused(cluster: &Cluster, port: u16, arguments: &str) -> String {
+    refused_as(cluster, &binary(), port, arguments)
+}
+
+/// The same of another program.
+fn refused_as(cluster: &Cluster, program: &Path, port: u16, arguments: &str) -> String {
     let data = cluster.state().join("nowhere");
     let line = format!(
         "ip netns exec {NAME} timeout 60 {} --log-level error agent --server https://{NODE}:{port} \
          --data-dir {} --node-ip 127.0.0.9 {arguments}",
-        binary().display(),
+        program.display(),
         data.display()
     );
     let said = cluster.try_inside(&line).expect_err("it must not join");
@@ -43,7 +53,7 @@ fn token(cluster: &Cluster, arguments: &str) -> String {
 #[test]
 fn a_machine_joins_with_a_token_and_needs_it_once() {
     let Some(cluster) = Cluster::start("join", Form::Server) else { return };
-    let machine = Neighbour::connect(&cluster, NAME, SECOND);
+    let mut machine = Neighbour::connect(&cluster, NAME, SECOND);
     let command = token(&cluster, "create --ttl 1h --description test");
     let full = command.split_whitespace().last().expect("a token").to_owned();
     assert!(
@@ -55,10 +65,21 @@ fn a_machine_joins_with_a_token_and_needs_it_once() {
     assert!(list.contains(&id) && !list.contains(full.rsplit_once('.').expect("a secret").1), "{list}");
 
     what_is_said_when_it_cannot(&cluster, &full);
+    versions_too_far_apart_are_refused(&cluster, &full);
 
+    // The node is one minor version behind its control plane, as in the middle of an upgrade.
+    let other = cluster.state().join("other");
+    let older = other_binary(&cluster, &other, -1);
+    machine.set_program(&other);
     start(&machine, &format!("--token {full}"));
     cluster.kubectl(&format!("wait --for=create node/{NAME} --timeout=30s"));
     cluster.kubectl(&format!("wait --for=condition=Ready node/{NAME} --timeout=60s"));
+    let log = std::fs::read_to_string(cluster.state().join(format!("{NAME}-agent.log"))).expect("a log");
+    assert!(
+        log.contains(&format!("this node is of version {older}, and its server of {VERSION}: update")),
+        "{log}"
+    );
+    assert_eq!(kubelets(&cluster), format!("{older} {VERSION}"));
     let requests = "get csr -o jsonpath='{range .items[*]}{.spec.signerName} {.status.conditions[*].type}{\"\\n\"}{end}'";
     until(20, "three certificates", || {
         let found = cluster.kubectl(requests);
@@ -79,11 +100,16 @@ fn a_machine_joins_with_a_token_and_needs_it_once() {
         .kubectl(&format!("get node {NAME} -o jsonpath='{{.status.nodeInfo.bootID}} {{.metadata.uid}}'"));
     let lease = format!("get lease -n kube-node-lease {NAME} -o jsonpath='{{.spec.renewTime}}'");
     let renewed = cluster.kubectl(&lease);
+    // Now it is the one that is ahead: an upgrade that began with the wrong side works, too.
+    let newer = other_binary(&cluster, &other, 1);
     start(&machine, "");
     until(30, "the node is back", || cluster.kubectl(&lease) != renewed);
     let after = cluster
         .kubectl(&format!("get node {NAME} -o jsonpath='{{.status.nodeInfo.bootID}} {{.metadata.uid}}'"));
     assert_eq!(before, after);
+    until(60, "the node says its new version", || kubelets(&cluster) == format!("{newer} {VERSION}"));
+    cluster.kubectl("wait --for=condition=Ready pod/there --timeout=60s");
+    until(30, "the node answers", || cluster.try_kubectl("logs there").is_ok_and(|words| words == "hello"));
     assert_eq!(cluster.kubectl(requests).lines().count(), 3, "it asked for nothing again");
 }
 
@@ -155,4 +181,22 @@ fn a_token_is_used_again(cluster: &Cluster, full: &str) {
         [&format!("node/{NAME}"), "node/skiff-node"],
         "nobody joined"
     );
+}
+
+/// The versions of all nodes' kubelets.
+fn kubelets(cluster: &Cluster) -> String {
+    cluster.kubectl("get nodes -o jsonpath='{.items[*].status.nodeInfo.kubeletVersion}'")
+}
+
+/// Two minor versions ahead of the server, or four behind.
+fn versions_too_far_apart_are_refused(cluster: &Cluster, full: &str) {
+    let program = cluster.state().join("other");
+    for (minors, why) in [(2, "at most 1 minor version ahead"), (-4, "at most 3 minor versions behind")] {
+        let version = other_binary(cluster, &program, minors);
+        let said = refused_as(cluster, &program, 6443, &format!("--token {full} --node-name refused"));
+        let wanted = format!("this node is of version {version}, and its server of {VERSION}");
+        assert!(said.contains(&wanted) && said.contains(why), "{said}");
+    }
+    assert_eq!(cluster.kubectl("get nodes -o name"), "node/skiff-node", "nobody joined");
+    assert_eq!(cluster.kubectl("get csr -o name"), "", "nobody asked for a certificate");
 }

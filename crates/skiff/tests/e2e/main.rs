@@ -23,3 +23,4 @@ mod servers;
 mod services;
 mod system;
 mod tunnel;
+mod versions;

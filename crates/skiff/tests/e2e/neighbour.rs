@@ -1,7 +1,7 @@
 //! A second machine on the link of a cluster's first: with its own network, processes and mounts. It ends with the first, or
 //! when it is switched off.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::components::Node;
 use crate::machine::{Cluster, NODE, binary};
@@ -12,6 +12,7 @@ pub struct Neighbour<'a> {
     name: &'a str,
     /// Its address.
     pub address: &'a str,
+    program: PathBuf,
 }
 
 impl<'a> Neighbour<'a> {
@@ -24,7 +25,7 @@ impl<'a> Neighbour<'a> {
              ip link set {link} master node0 up; in='ip netns exec {name}'; $in ip link set lo up; \
              $in ip address add {address}/24 dev eth0; $in ip link set eth0 up; $in ip route add default via {NODE}"
         ));
-        let neighbour = Neighbour { cluster, name, address };
+        let neighbour = Neighbour { cluster, name, address, program: binary() };
         let images = neighbour.data().join("agent/images");
         std::fs::create_dir_all(&images).expect("a folder for images");
         for archive in ["busybox.tar", "nginx.tar"] {
@@ -32,6 +33,11 @@ impl<'a> Neighbour<'a> {
             std::fs::copy(from, images.join(archive)).expect("an image archive");
         }
         neighbour
+    }
+
+    /// Runs everything from now on from this file.
+    pub fn set_program(&mut self, program: &Path) {
+        self.program = program.to_owned();
     }
 
     /// Where it keeps everything.
@@ -44,13 +50,13 @@ impl<'a> Neighbour<'a> {
         format!("/skiff-{}-{}", self.cluster.name(), self.name)
     }
 
-    /// Switches it on, with these instances of the binary under test: each its arguments and its log.
+    /// Switches it on, with these instances of its program: each its arguments and its log.
     pub fn start(&self, programs: &[(&str, String)]) {
         let (cluster, name) = (self.cluster, self.name);
         let mut script = format!("hostname {name}; ");
         for (log, arguments) in programs {
             let log = cluster.state().join(format!("{name}-{log}"));
-            script.push_str(&format!("{} {arguments} >>{} 2>&1 & ", binary().display(), log.display()));
+            script.push_str(&format!("{} {arguments} >>{} 2>&1 & ", self.program.display(), log.display()));
         }
         // (`ip netns exec` would hide the cgroups.)
         cluster.inside(&format!(

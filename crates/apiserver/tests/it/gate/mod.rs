@@ -3,6 +3,7 @@
 mod grants;
 mod identities;
 mod join;
+mod limits;
 mod nodes;
 mod proxies;
 mod tunnels;

@@ -1,4 +1,5 @@
-//! Rules about pods and nodes that several components share: pure functions over the typed objects.
+//! Rules about pods and nodes that several components share: pure functions over the typed objects, and for
+//! what the API server needs too (`amounts`, `quota`) over objects as they are on the wire.
 //!
 //! Deliberately absent: the API, caches, time that is not handed in, and anything that only one component needs.
 

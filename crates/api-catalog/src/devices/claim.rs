@@ -37,7 +37,8 @@ pub(super) fn new_claim(claim: &Value, e: &mut Errors) {
     devices(&spec.get("devices"), e);
 }
 
-pub(super) fn claim_update(new: &Value, old: &Value, e: &mut Errors) {
+/// What claims and their templates ask for is fixed.
+pub(super) fn fixed_spec(new: &Value, old: &Value, e: &mut Errors) {
     check::immutable(&At::root(new).get("spec"), &At::root(old).get("spec"), e);
 }
 
@@ -56,10 +57,6 @@ pub(super) fn new_template(template: &Value, e: &mut Errors) {
     }
     let inner = spec.get("spec");
     devices(&inner.get("devices"), e);
-}
-
-pub(super) fn template_update(new: &Value, old: &Value, e: &mut Errors) {
-    check::immutable(&At::root(new).get("spec"), &At::root(old).get("spec"), e);
 }
 
 pub(super) fn new_class(class: &Value, e: &mut Errors) {

@@ -65,7 +65,7 @@ fn claim(family: &Family) -> Resource {
                 drop_from_claim(new.get_mut("spec"));
             },
             validate_create: claim::new_claim,
-            validate_update: claim::claim_update,
+            validate_update: claim::fixed_spec,
             validate_status_update: claim::claim_status,
             ..Rules::default()
         },
@@ -80,7 +80,7 @@ fn template(family: &Family) -> Resource {
             prepare_create: |template| drop_from_claim(template.pointer_mut("/spec/spec")),
             prepare_update: |new, _| drop_from_claim(new.pointer_mut("/spec/spec")),
             validate_create: claim::new_template,
-            validate_update: claim::template_update,
+            validate_update: claim::fixed_spec,
             ..Rules::default()
         },
         ..family.kind("ResourceClaimTemplate", "resourceclaimtemplates")

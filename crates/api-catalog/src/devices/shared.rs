@@ -22,20 +22,22 @@ const LONGEST_POOL: usize = 253;
 const LONGEST_DATA: usize = 10 << 10;
 const MOST_BINDING_CONDITIONS: usize = 4;
 
-/// Checks each item of a list; a list that is too long only for its length.
+/// Checks each item of a list; a list that is too long only for its length. Says whether it was not.
 pub(super) fn each<'v>(
     list: &At<'_, 'v>,
     most: usize,
     e: &mut Errors,
     check: impl Fn(&At<'_, 'v>, &mut Errors),
-) {
+) -> bool {
     if list.len() > most {
-        return list.too_many(e, list.len(), most);
+        list.too_many(e, list.len(), most);
+        return false;
     }
     list.items().for_each(|item| check(&item, e));
+    true
 }
 
-/// As [`each`], and no two items have the same text in a field.
+/// As [`each`], and no two items have the same text in a field, or are the same text if it is none.
 pub(super) fn each_once<'v>(
     list: &At<'_, 'v>,
     most: usize,
@@ -43,10 +45,9 @@ pub(super) fn each_once<'v>(
     e: &mut Errors,
     check: impl Fn(&At<'_, 'v>, &mut Errors),
 ) {
-    if list.len() > most {
-        return list.too_many(e, list.len(), most);
+    if !each(list, most, e, check) {
+        return;
     }
-    list.items().for_each(|item| check(&item, e));
     let mut seen = BTreeSet::new();
     for item in list.items() {
         let key = if field.is_empty() {

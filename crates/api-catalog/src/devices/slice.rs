@@ -67,27 +67,12 @@ pub(super) fn slice(slice: &Value, old: Option<&Value>, e: &mut Errors) {
 
 /// Where the devices of a slice are: on one node, on some, on all, or each elsewhere.
 fn placement(spec: &At, e: &mut Errors) {
-    let mut said = Vec::new();
-    let (node, selector) = (spec.get("nodeName"), spec.get("nodeSelector"));
-    if node.is_set() {
-        if node.is_empty() {
-            node.invalid(e, "must be either unset or set to a non-empty string");
-        } else {
-            said.push("`nodeName`");
-            check::name(&node, names::is_dns1123_subdomain, e);
-        }
-    }
-    if selector.is_set() {
-        said.push("`nodeSelector`");
-        node_selector(&selector, e);
-        let terms = selector.get("nodeSelectorTerms");
-        if terms.len() != 1 {
-            terms.invalid(e, "must have exactly one node selector term");
-        }
-    }
-    for (field, word) in [("allNodes", "`allNodes`"), ("perDeviceNodeSelection", "`perDeviceNodeSelection`")]
-    {
-        flag(&spec.get(field), word, &mut said, e);
+    let flags = [("allNodes", "`allNodes`"), ("perDeviceNodeSelection", "`perDeviceNodeSelection`")];
+    let said = places(spec, "must be either unset or set to a non-empty string", &flags, e);
+    let selector = spec.get("nodeSelector");
+    let terms = selector.get("nodeSelectorTerms");
+    if selector.is_set() && terms.len() != 1 {
+        terms.invalid(e, "must have exactly one node selector term");
     }
     match said.len() {
         0 => spec.required(e, WHERE),
@@ -100,13 +85,29 @@ fn placement(spec: &At, e: &mut Errors) {
     }
 }
 
-/// A flag that says something or is not there.
-fn flag(at: &At, word: &'static str, said: &mut Vec<&'static str>, e: &mut Errors) {
-    match at.value() {
-        Some(Value::Bool(true)) => said.push(word),
-        Some(_) => at.invalid(e, NOT_TRUE),
-        None => {}
+/// The fields that say where something is, as upstream spells them.
+fn places(at: &At, blank: &str, flags: &[(&'static str, &'static str)], e: &mut Errors) -> Vec<&'static str> {
+    let mut said = Vec::new();
+    let (node, selector) = (at.get("nodeName"), at.get("nodeSelector"));
+    if node.is_set() && node.is_empty() {
+        node.invalid(e, blank);
+    } else if node.is_set() {
+        said.push("`nodeName`");
+        check::name(&node, names::is_dns1123_subdomain, e);
     }
+    if selector.is_set() {
+        said.push("`nodeSelector`");
+        node_selector(&selector, e);
+    }
+    for (field, word) in flags {
+        let flag = at.get(field);
+        match flag.value() {
+            Some(Value::Bool(true)) => said.push(word),
+            Some(_) => flag.invalid(e, NOT_TRUE),
+            None => {}
+        }
+    }
+    said
 }
 
 fn device(device: &At, old: Option<&Value>, per_device: bool, e: &mut Errors) {
@@ -146,27 +147,13 @@ fn device(device: &At, old: Option<&Value>, per_device: bool, e: &mut Errors) {
 }
 
 fn device_placement(device: &At, per_device: bool, e: &mut Errors) {
-    let (node, selector, all) = (device.get("nodeName"), device.get("nodeSelector"), device.get("allNodes"));
     if !per_device {
-        if [&node, &selector, &all].iter().any(|at| at.is_set()) {
+        if ["nodeName", "nodeSelector", "allNodes"].iter().any(|field| device.get(field).is_set()) {
             device.invalid_as(e, Value::Null, NOT_PER_DEVICE);
         }
         return;
     }
-    let mut said = Vec::new();
-    if node.is_set() {
-        if node.is_empty() {
-            node.invalid(e, "must not be empty");
-        } else {
-            said.push("`nodeName`");
-            check::name(&node, names::is_dns1123_subdomain, e);
-        }
-    }
-    if selector.is_set() {
-        said.push("`nodeSelector`");
-        node_selector(&selector, e);
-    }
-    flag(&all, "`allNodes`", &mut said, e);
+    let said = places(device, "must not be empty", &[("allNodes", "`allNodes`")], e);
     match said.len() {
         0 => device.required(e, WHERE_DEVICE),
         1 => {}

@@ -100,7 +100,8 @@ fn malformed() {
 /// What a client has read and writes again is the same number, digit by digit.
 #[test]
 fn numbers_are_as_exact_as_they_can_be() {
-    for text in ["-922337203680.575808", "0.1", "1.8446744444444442e+98", "5e-324", "1.7976931348623157e308"] {
+    for text in ["-922337203680.575808", "0.1", "1.8446744444444442e+98", "5e-324", "1.7976931348623157e308"]
+    {
         let value = json(text.as_bytes(), None).expect("is JSON").value;
         assert_eq!(value.as_f64(), text.parse().ok(), "{text}");
         assert_eq!(json(value.to_string().as_bytes(), None).expect("is JSON").value, value);

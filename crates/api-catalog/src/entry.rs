@@ -46,6 +46,7 @@ impl Family<'_> {
             rules: Rules::default(),
             priority: 0,
             view_of: None,
+            defined: None,
         }
     }
 

@@ -4,6 +4,8 @@
 //! pure functions in [`Rules`]; there is no place here for a handler.
 
 use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
 
 use serde_json::Value;
 
@@ -58,6 +60,16 @@ pub struct Resource {
     pub priority: i32,
     /// Set when the objects are another resource's, served in another form.
     pub view_of: Option<ViewOf>,
+    /// What a definition in the cluster says of its objects beyond structure; `None` for built-in kinds.
+    pub defined: Option<Arc<dyn Defined>>,
+}
+
+/// Rules that are data of a cluster and so can't be function pointers: what a CustomResourceDefinition says of values.
+///
+/// Unknown fields, defaults and types are the schema's, as for built-in kinds. Runs beside the kind's [`Rules`].
+pub trait Defined: fmt::Debug + Send + Sync {
+    /// Checks a new object, or the new state of one that was `old`, which what has not changed is not checked for again.
+    fn validate(&self, new: &Value, old: Option<&Value>, errors: &mut Errors);
 }
 
 /// Where a resource's objects really are, such as core `events` for `events.k8s.io`.

@@ -66,6 +66,7 @@ fn widget() -> (Resource, Descriptions) {
         rules: Rules::default(),
         priority: 0,
         view_of: None,
+        defined: None,
     };
     (resource, descriptions)
 }

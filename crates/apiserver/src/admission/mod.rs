@@ -279,6 +279,7 @@ pub(crate) mod testing {
             rules: Rules::default(),
             priority: 0,
             view_of: None,
+            defined: None,
         }
     }
 

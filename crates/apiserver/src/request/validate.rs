@@ -17,6 +17,9 @@ pub fn created(call: &ResourceCall, object: &Value) -> Result<(), ApiError> {
     meta::validate_meta(object, resource.namespaced(), resource.rules.name, &mut errors);
     (resource.rules.validate)(object, &mut errors);
     (resource.rules.validate_create)(object, &mut errors);
+    if let Some(defined) = &resource.defined {
+        defined.validate(object, None, &mut errors);
+    }
     verdict(call, object, errors)
 }
 
@@ -37,6 +40,9 @@ pub fn updated(call: &ResourceCall, lens: &Lens, new: &Value, old: &Value) -> Re
             }
         }
         Lens::Bind | Lens::Finalize => {}
+    }
+    if let Some(defined) = &call.stored.defined {
+        defined.validate(new, Some(old), &mut errors);
     }
     verdict(call, new, errors)
 }

@@ -13,6 +13,7 @@ mod catalog;
 mod certificates;
 mod check;
 mod core;
+pub mod custom;
 mod devices;
 mod entry;
 pub mod fill;

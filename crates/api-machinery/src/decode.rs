@@ -396,7 +396,8 @@ pub(crate) fn is_closed(schema: View<'_>) -> bool {
 
 /// Whether `null` in a field means that the field is not there.
 pub(crate) fn null_is_absence(schema: View<'_>) -> bool {
-    !schema.nullable() && *schema.kind() != Kind::Any
+    // Free-form fields of built-in kinds may be anything; definitions say which may be null.
+    !schema.nullable() && (*schema.kind() != Kind::Any || schema.preserve_unknown())
 }
 
 /// A field's name; YAML also has numbers and truth values there.

@@ -5,7 +5,9 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::fmt;
+use std::ops::Deref;
+use std::sync::{Arc, LazyLock};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -398,11 +400,69 @@ impl<'a> View<'a> {
     }
 }
 
+/// An arena that several hold, and that may be built only when somebody looks into it: definitions are many, and few of
+/// them are used.
+#[derive(Clone)]
+pub struct SharedArena(Held);
+
+type Build = Box<dyn FnOnce() -> Arena + Send>;
+
+#[derive(Clone)]
+enum Held {
+    Built(Arc<Arena>),
+    Later(Arc<LazyLock<Arena, Build>>),
+}
+
+impl SharedArena {
+    /// One that is built when it is first looked into.
+    pub fn later(build: impl FnOnce() -> Arena + Send + 'static) -> SharedArena {
+        SharedArena(Held::Later(Arc::new(LazyLock::new(Box::new(build)))))
+    }
+
+    /// Whether it is there already.
+    pub fn is_built(&self) -> bool {
+        match &self.0 {
+            Held::Built(_) => true,
+            Held::Later(arena) => LazyLock::get(arena).is_some(),
+        }
+    }
+}
+
+impl From<Arc<Arena>> for SharedArena {
+    fn from(arena: Arc<Arena>) -> SharedArena {
+        SharedArena(Held::Built(arena))
+    }
+}
+
+impl From<Arena> for SharedArena {
+    fn from(arena: Arena) -> SharedArena {
+        Arc::new(arena).into()
+    }
+}
+
+impl Deref for SharedArena {
+    type Target = Arena;
+
+    fn deref(&self) -> &Arena {
+        match &self.0 {
+            Held::Built(arena) => arena,
+            Held::Later(arena) => arena,
+        }
+    }
+}
+
+impl fmt::Debug for SharedArena {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let nodes = if self.is_built() { self.len() } else { 0 };
+        out.debug_struct("SharedArena").field("nodes", &nodes).finish()
+    }
+}
+
 /// A root in a shared arena: the schema of one kind.
 #[derive(Clone, Debug)]
 pub struct SchemaRef {
     /// Where the nodes live.
-    pub arena: Arc<Arena>,
+    pub arena: SharedArena,
     /// The kind's own node.
     pub root: NodeId,
 }
@@ -410,14 +470,14 @@ pub struct SchemaRef {
 impl SchemaRef {
     /// A kind's schema by its definition's name.
     pub fn of(arena: &Arc<Arena>, definition: &str) -> Option<SchemaRef> {
-        arena.definition(definition).map(|root| SchemaRef { arena: Arc::clone(arena), root })
+        arena.definition(definition).map(|root| SchemaRef { arena: Arc::clone(arena).into(), root })
     }
 
     /// A schema that allows anything.
     pub fn any() -> SchemaRef {
         let mut arena = Arena::new();
         let root = arena.add(Node::of(Kind::Any));
-        SchemaRef { arena: Arc::new(arena), root }
+        SchemaRef { arena: arena.into(), root }
     }
 
     /// To look at.

@@ -144,6 +144,13 @@ pub fn validate(value: &Value, schema: View<'_>, checks: Checks, errors: &mut Er
     Validator { checks, errors }.at(value, schema, &Path::root());
 }
 
+/// The same for one field of the object and what is in it.
+pub fn validate_field(value: &Value, schema: View<'_>, field: &str, checks: Checks, errors: &mut Errors) {
+    if let (Some(value), Some(schema)) = (value.get(field), schema.field(field)) {
+        Validator { checks, errors }.at(value, schema, &Path::new(field));
+    }
+}
+
 struct Validator<'a> {
     checks: Checks,
     errors: &'a mut Errors,
@@ -381,6 +388,15 @@ mod tests {
                 "spec.strategy: Invalid value: \"array\": spec.strategy in body must be of type object: \"array\"",
             ]
         );
+    }
+
+    #[test]
+    fn one_field_and_no_other() {
+        let (value, mut errors) = (json!({"spec": {"count": "x"}, "other": 1}), Errors::new());
+        validate_field(&value, schema().view(), "spec", Checks::BUILT_IN, &mut errors);
+        validate_field(&value, schema().view(), "absent", Checks::BUILT_IN, &mut errors);
+        let paths: Vec<&str> = errors.iter().map(|error| error.field.as_str()).collect();
+        assert_eq!(paths, ["spec.count"]);
     }
 
     #[test]

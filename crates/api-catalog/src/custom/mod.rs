@@ -5,6 +5,7 @@
 //! asked for. Whether a definition is valid, and whether its names are free, is not looked at here.
 
 mod scheme;
+mod structure;
 mod versions;
 
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use api_machinery::resource::{
     Cell, Column, Defined, Resource, Rules, ScalePaths, Scope, Selectable, Storage, Subresources, Text,
     Verbs, drop_status, keep_status,
 };
-use api_machinery::schema::SchemaRef;
+use bytes::Bytes;
 use serde_json::Value;
 
 pub use scheme::Scheme;
@@ -68,10 +69,26 @@ impl Definition {
 /// # Errors
 /// It has not even the form of one.
 pub fn define(definition: &Value) -> Result<Definition, Error> {
+    read(definition, scheme::text)
+}
+
+/// The same for a definition that is stored as `text`, of which the schemas stay a part: they take no memory of their own.
+///
+/// # Errors
+/// It has not even the form of one.
+pub fn define_stored(definition: &Value, text: &Bytes) -> Result<Definition, Error> {
+    let schemas = scheme::texts(text).unwrap_or_default();
+    read(definition, |version| {
+        let stored = schemas.iter().find(|(name, _)| version["name"] == name.as_str());
+        stored.map_or_else(|| scheme::text(version), |(_, text)| text.clone())
+    })
+}
+
+fn read(definition: &Value, text: impl Fn(&Value) -> Bytes) -> Result<Definition, Error> {
     let spec = &definition["spec"];
     let mut versions = Vec::new();
     for version in spec["versions"].as_array().ok_or(Error::Missing("spec.versions"))? {
-        versions.push((version, entry(spec, version)?));
+        versions.push((version, entry(spec, version, text(version))?));
     }
     versions.sort_by(|(_, a), (_, b)| compare(&a.version, &b.version).reverse());
     let stored = |(version, _): &(&Value, Resource)| version["storage"] == Value::Bool(true);
@@ -103,12 +120,12 @@ fn text_or(from: &Value, otherwise: impl FnOnce() -> String) -> Text {
     Text::Owned(text.map_or_else(otherwise, str::to_owned))
 }
 
-fn entry(spec: &Value, version: &Value) -> Result<Resource, Error> {
+fn entry(spec: &Value, version: &Value, schema: Bytes) -> Result<Resource, Error> {
     let names = &spec["names"];
     let (group, name) = (text(spec, "group", "spec.group")?, text(version, "name", "spec.versions[*].name")?);
     let kind = text(names, "kind", "spec.names.kind")?;
     let subresources = subresources(&version["subresources"]);
-    let scheme = Arc::new(Scheme::of(version));
+    let scheme = Arc::new(Scheme::of(schema));
     Ok(Resource {
         list_kind: text_or(&names["listKind"], || format!("{kind}List")),
         plural: text(names, "plural", "spec.names.plural")?,
@@ -121,7 +138,7 @@ fn entry(spec: &Value, version: &Value) -> Result<Resource, Error> {
         has_generation: true,
         columns: columns(&version["additionalPrinterColumns"]),
         selectable: selectable(&version["selectableFields"]),
-        schema: SchemaRef::any(),
+        schema: scheme.structure(),
         definition: format!("{}.{name}.{kind}", reversed(&group)).into(),
         rules: rules(subresources.status),
         priority: 0,

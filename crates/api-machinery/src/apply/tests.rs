@@ -11,7 +11,7 @@ use crate::schema::{Arena, Field, Format, Kind, ListType, Node, NodeId, SchemaRe
 pub(super) static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
     let mut arena = Arena::new();
     let root = thing(&mut arena);
-    SchemaRef { arena: std::sync::Arc::new(arena), root }
+    SchemaRef { arena: arena.into(), root }
 });
 
 fn object(arena: &mut Arena, fields: &[(&str, NodeId, bool)]) -> NodeId {

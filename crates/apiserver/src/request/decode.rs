@@ -152,8 +152,12 @@ fn check_kind(resource: &Resource, value: &mut Value) -> Result<(), ApiError> {
 }
 
 fn types(resource: &Resource, value: &Value) -> Result<(), ApiError> {
-    let mut errors = Errors::new();
-    structural::validate(value, resource.schema.view(), Checks::BUILT_IN, &mut errors);
+    let (schema, mut errors) = (resource.schema.view(), Errors::new());
+    match resource.defined {
+        // Of a custom resource everything else is judged with its values, when admission has had its say.
+        Some(_) => structural::validate_field(value, schema, "metadata", Checks::BUILT_IN, &mut errors),
+        None => structural::validate(value, schema, Checks::BUILT_IN, &mut errors),
+    }
     if errors.is_empty() {
         return Ok(());
     }

@@ -5,6 +5,7 @@
 
 pub mod apply;
 pub mod clock;
+pub mod correlate;
 pub mod decode;
 pub mod encode;
 pub mod entropy;

@@ -4,6 +4,10 @@
 //! used: what an object looks like, what its values may be and what its rules say are worked out when they are first
 //! asked for. Whether a definition is valid, and whether its names are free, is not looked at here.
 
+mod check;
+mod formats;
+mod judge;
+mod objects;
 mod scheme;
 mod structure;
 mod versions;
@@ -125,7 +129,7 @@ fn entry(spec: &Value, version: &Value, schema: Bytes) -> Result<Resource, Error
     let (group, name) = (text(spec, "group", "spec.group")?, text(version, "name", "spec.versions[*].name")?);
     let kind = text(names, "kind", "spec.names.kind")?;
     let subresources = subresources(&version["subresources"]);
-    let scheme = Arc::new(Scheme::of(schema));
+    let scheme = Arc::new(Scheme::of(schema, subresources.scale.clone()));
     Ok(Resource {
         list_kind: text_or(&names["listKind"], || format!("{kind}List")),
         plural: text(names, "plural", "spec.names.plural")?,
@@ -240,3 +244,5 @@ impl Defined for Scheme {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod values_tests;

@@ -3,28 +3,37 @@
 use std::borrow::Cow;
 use std::sync::OnceLock;
 
-use api_machinery::field::Errors;
+use api_machinery::field::{ErrorKind, Errors, FieldError, Path};
+use api_machinery::resource::ScalePaths;
 use api_machinery::schema::{SchemaRef, SharedArena};
 use bytes::Bytes;
+use cel::rules::{self, Rules};
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::structure;
+use super::check::Check;
+use super::judge::judge;
+use super::{objects, structure};
 
 /// The schema of one version.
 #[derive(Debug)]
 pub struct Scheme {
     text: Bytes,
+    scale: Option<ScalePaths>,
     compiled: OnceLock<Compiled>,
 }
 
+/// What values are held against, worked out together at the first object.
 #[derive(Debug)]
-struct Compiled {}
+struct Compiled {
+    check: Check,
+    rules: Rules,
+}
 
 impl Scheme {
-    pub(super) fn of(text: Bytes) -> Scheme {
-        Scheme { text, compiled: OnceLock::new() }
+    pub(super) fn of(text: Bytes, scale: Option<ScalePaths>) -> Scheme {
+        Scheme { text, scale, compiled: OnceLock::new() }
     }
 
     /// What objects look like, worked out when it is first asked for.
@@ -34,10 +43,63 @@ impl Scheme {
         SchemaRef { arena, root: structure::ROOT }
     }
 
-    pub(super) fn check(&self, _new: &Value, _old: Option<&Value>, _errors: &mut Errors) {
-        self.compiled.get_or_init(|| Compiled {});
+    fn compiled(&self) -> &Compiled {
+        self.compiled.get_or_init(|| {
+            let schema = schema(&self.text);
+            // What is wrong with a rule was said when the definition was written; it is not evaluated.
+            let rules = rules::compile(&schema, &Path::root(), &mut Errors::new());
+            Compiled { check: Check::read(&schema), rules }
+        })
+    }
+
+    pub(super) fn check(&self, new: &Value, old: Option<&Value>, errors: &mut Errors) {
+        let Compiled { check, rules } = self.compiled();
+        let root = Path::root();
+        let mut wrong = Vec::new();
+        judge(check, new, old, &root, &mut wrong);
+        errors.extend(wrong);
+        if let Some(paths) = &self.scale {
+            objects::scale(paths, new, errors);
+        }
+        objects::embedded(check, new, &root, errors);
+        let mut twice = Errors::new();
+        objects::lists(check, new, &root, &mut twice);
+        if !twice.is_empty() {
+            let mut before = Errors::new();
+            if let Some(old) = old {
+                objects::lists(check, old, &root, &mut before);
+            }
+            // A list that had duplicates may keep them.
+            if before.is_empty() {
+                errors.extend(twice.into_vec());
+            }
+        }
+        if rules.is_empty() {
+            return;
+        }
+        if errors.iter().any(|error| BLOCKING.contains(&error.kind)) {
+            errors.push(FieldError {
+                kind: ErrorKind::Invalid,
+                field: "<nil>".to_owned(),
+                value: Some("\"null\"".to_owned()),
+                detail: UNCHECKED.to_owned(),
+            });
+            return;
+        }
+        errors.extend(rules::validate(rules, new, old, &root).errors.into_vec());
     }
 }
+
+/// Rules are not evaluated over what is not what they expect.
+const BLOCKING: [ErrorKind; 5] = [
+    ErrorKind::NotSupported,
+    ErrorKind::Required,
+    ErrorKind::TooLong,
+    ErrorKind::TooMany,
+    ErrorKind::TypeInvalid,
+];
+const UNCHECKED: &str = "some validation rules were not checked because the object was invalid; correct the existing \
+                         errors to complete validation";
 
 /// The schema as a value. Without one nothing is known of objects but that they are objects.
 fn schema(text: &[u8]) -> Value {

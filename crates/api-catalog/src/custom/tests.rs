@@ -1,3 +1,5 @@
+//! What a definition's names, versions and subresources become.
+
 use super::*;
 use serde_json::json;
 

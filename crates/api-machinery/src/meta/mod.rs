@@ -10,8 +10,8 @@ use serde_json::{Map, Value};
 use crate::clock;
 
 pub use validation::{
-    ANNOTATIONS_MAX_BYTES, validate_annotations, validate_immutable, validate_labels, validate_meta,
-    validate_meta_update,
+    ANNOTATIONS_MAX_BYTES, validate_annotations, validate_embedded_meta, validate_immutable, validate_labels,
+    validate_meta, validate_meta_update,
 };
 
 fn text<'a>(object: &'a Value, field: &str) -> &'a str {

@@ -45,6 +45,27 @@ pub fn validate_meta(object: &Value, namespaced: bool, name_rule: NameRule, erro
     validate_finalizers(object, &path.child("finalizers"), errors);
 }
 
+/// Checks `metadata` of an object that is part of another one, at `place`: it needs no name.
+pub fn validate_embedded_meta(object: &Value, place: &Path<'_>, errors: &mut Errors) {
+    let path = place.child("metadata");
+    for (field, text) in [("generateName", generate_name(object)), ("name", name(object))] {
+        if !text.is_empty() {
+            for message in names::path_segment_name(text, field == "generateName") {
+                errors.invalid(&path.child(field), text, message);
+            }
+        }
+    }
+    let namespace = namespace(object);
+    if !namespace.is_empty() {
+        for message in names::is_dns1123_label(namespace) {
+            errors.invalid(&path.child("namespace"), namespace, message);
+        }
+    }
+    validate_generation(object, &path, errors);
+    validate_common(object, &path, errors);
+    validate_finalizers(object, &path.child("finalizers"), errors);
+}
+
 fn validate_generation(object: &Value, path: &Path<'_>, errors: &mut Errors) {
     let generation = super::generation(object);
     if generation < 0 {

@@ -52,7 +52,7 @@ pub async fn run(server: &Arc<ApiServer>) -> Result<(), StartError> {
     ensure_all(server, &client, objects).await?;
     for object in namespaces.into_iter().chain(kept) {
         let (_, cache) = place(server, &object)?;
-        server.tasks().spawn(keep(server.clone(), client.clone(), cache.clone(), object));
+        server.tasks().spawn(keep(server.clone(), client.clone(), cache, object));
     }
     if server.config().shared_store && reachable(server.config().advertise_address) {
         server.tasks().spawn(Member::new(server.clone(), client)?.run());
@@ -61,12 +61,13 @@ pub async fn run(server: &Arc<ApiServer>) -> Result<(), StartError> {
 }
 
 /// The resource of an object, and its cache.
-pub(crate) fn place<'a>(
-    server: &'a ApiServer,
+pub(crate) fn place(
+    server: &ApiServer,
     wanted: &Value,
-) -> Result<(&'a Resource, &'a Arc<ResourceCache>), StartError> {
-    let resource = server.catalog().of_kind(meta::api_version(wanted), meta::kind(wanted));
-    let found = resource.and_then(|resource| Some((&**resource, server.cache().resource(resource)?)));
+) -> Result<(Arc<Resource>, Arc<ResourceCache>), StartError> {
+    let catalog = server.catalog();
+    let resource = catalog.of_kind(meta::api_version(wanted), meta::kind(wanted));
+    let found = resource.and_then(|resource| Some((resource.clone(), server.cache().resource(resource)?)));
     found.ok_or_else(|| failed(wanted, "no such kind"))
 }
 
@@ -134,7 +135,7 @@ pub(crate) async fn ensure(
     wanted: Value,
 ) -> Result<(), StartError> {
     let (resource, cache) = place(&server, &wanted)?;
-    let collection = collection(resource, meta::namespace(&wanted));
+    let collection = collection(&resource, meta::namespace(&wanted));
     let path = format!("{collection}/{}", percent_encode(meta::name(&wanted)));
     let key = catalog::key(meta::namespace(&wanted), meta::name(&wanted));
     let existing = cache.get(&key).and_then(|found| found.content());

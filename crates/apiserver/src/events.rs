@@ -30,7 +30,8 @@ pub async fn expire(server: Arc<ApiServer>) {
 }
 
 async fn sweep(server: &ApiServer) {
-    let Some(events) = server.catalog().find("", "v1", "events") else { return };
+    let catalog = server.catalog();
+    let Some(events) = catalog.find("", "v1", "events") else { return };
     let Some(cache) = server.cache().resource(events) else { return };
     let (life, now) = (server.config().event_ttl, server.clock().now());
     let prefix = catalog::prefix(events);

@@ -10,6 +10,7 @@ mod authz;
 pub mod bootstrap;
 pub mod catalog;
 pub mod config;
+mod custom;
 mod discovery;
 pub mod egress;
 mod events;

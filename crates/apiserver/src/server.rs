@@ -19,7 +19,7 @@ use tokio_util::task::TaskTracker;
 use crate::bootstrap;
 use crate::catalog::Catalog;
 use crate::config::Config;
-use crate::discovery::Documents;
+use crate::discovery::Specs;
 use crate::egress::Routes;
 use crate::events;
 use crate::metrics::Metrics;
@@ -64,7 +64,6 @@ pub struct Dependencies {
 pub struct ApiServer {
     config: Config,
     store: Arc<dyn Store>,
-    catalog: Catalog,
     clock: Clock,
     entropy: Entropy,
     kubelets: Arc<dyn Kubelets>,
@@ -73,7 +72,7 @@ pub struct ApiServer {
     webhooks: webhooks::All,
     gate: Arc<dyn Gate>,
     quota_turns: Turns,
-    documents: Documents,
+    specs: Specs,
     metrics: Metrics,
     long_lists: Arc<Semaphore>,
     tasks: TaskTracker,
@@ -90,12 +89,12 @@ impl ApiServer {
         gate: impl FnOnce(Arc<dyn Lookup>) -> Arc<dyn Gate>,
     ) -> Result<Arc<ApiServer>, StartError> {
         let Dependencies { store, catalog, clock, entropy, kubelets } = dependencies;
-        let cache = Cache::load(store.clone(), &catalog, config.stale_reads_without_quorum).await?;
+        let cache = Cache::load(store.clone(), catalog, config.stale_reads_without_quorum).await?;
         let gate = gate(cache.clone());
         let services = config.service_cidr.to_string().parse().ok();
         let server = Arc::new(ApiServer {
-            documents: Documents::new(&config, &catalog),
-            webhooks: webhooks::All::new(&catalog, &cache),
+            specs: Specs::default(),
+            webhooks: webhooks::All::new(&cache.catalog(), &cache),
             routes: Routes::new(config.egress, services, cache.clone()),
             metrics: Metrics::default(),
             quota_turns: Turns::default(),
@@ -106,7 +105,6 @@ impl ApiServer {
             storing: AtomicBool::new(true),
             config,
             store,
-            catalog,
             clock,
             entropy,
             kubelets,
@@ -205,9 +203,9 @@ impl ApiServer {
         &self.config
     }
 
-    /// What exists.
-    pub fn catalog(&self) -> &Catalog {
-        &self.catalog
+    /// What exists just now.
+    pub fn catalog(&self) -> Arc<Catalog> {
+        self.cache.catalog()
     }
 
     /// Reads stored objects.
@@ -253,8 +251,8 @@ impl ApiServer {
         &self.quota_turns
     }
 
-    pub(crate) fn documents(&self) -> &Documents {
-        &self.documents
+    pub(crate) fn specs(&self) -> &Specs {
+        &self.specs
     }
 
     pub(crate) fn metrics(&self) -> &Metrics {

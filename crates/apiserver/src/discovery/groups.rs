@@ -1,127 +1,122 @@
-//! Discovery documents, legacy and aggregated, straight from the catalogue.
+//! Discovery documents, legacy and aggregated, straight from the catalogue: what is told of a group is made once for as
+//! long as the group stays as it is.
 
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
 
 use api_machinery::resource::{Resource, Verbs};
 use serde_json::{Value, json};
 
 use super::Tagged;
-use super::openapi::Specs;
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, Group};
 use crate::config::Config;
 
-/// All discovery documents.
+/// What is told of one group: made once, since a group never changes.
+#[derive(Debug, Default)]
+pub struct Described {
+    /// `/apis/GROUP`, without what tells it from an item of a list.
+    group: Value,
+    /// `/api/v1` and `/apis/GROUP/VERSION` by version.
+    resources: BTreeMap<String, Value>,
+    /// Its item in aggregated discovery.
+    aggregated: String,
+    /// The hashes of its OpenAPI documents by version.
+    pub hashes: OnceLock<BTreeMap<String, String>>,
+}
+
+impl Described {
+    /// What there is to tell.
+    pub fn of(group: &Group) -> Described {
+        let versions = group.versions();
+        let resources = versions.iter().map(|version| ((*version).to_owned(), resource_list(group, version)));
+        Described {
+            group: group_value(group.name(), &versions),
+            resources: resources.collect(),
+            aggregated: aggregated(group, &versions).to_string(),
+            hashes: OnceLock::new(),
+        }
+    }
+
+    /// `/apis/GROUP`.
+    pub fn group(&self) -> Value {
+        let mut value = self.group.clone();
+        value["kind"] = "APIGroup".into();
+        value["apiVersion"] = "v1".into();
+        value
+    }
+
+    /// `/api/v1` or `/apis/GROUP/VERSION`.
+    pub fn resources(&self, version: &str) -> Option<&Value> {
+        self.resources.get(version)
+    }
+}
+
+/// What is told of all groups at once.
 #[derive(Debug)]
-pub struct Documents {
+pub struct Whole {
     /// `/`.
     pub root: Value,
-    /// `/api`.
-    pub core: Value,
+    /// The versions of core.
+    pub core: Vec<String>,
     /// `/api`, aggregated.
     pub core_aggregated: Tagged,
     /// `/apis`.
     pub groups: Value,
     /// `/apis`, aggregated.
     pub groups_aggregated: Tagged,
-    /// `/apis/GROUP` by group.
-    pub group: BTreeMap<String, Value>,
-    /// `/api/v1` and `/apis/GROUP/VERSION` by group and version.
-    pub resources: BTreeMap<String, Value>,
-    /// Below `/openapi`.
-    pub specs: Specs,
 }
 
-/// A group's versions, preferred first.
-struct Group<'a> {
-    name: &'a str,
-    versions: Vec<&'a str>,
-}
-
-fn groups(catalog: &Catalog) -> Vec<Group<'_>> {
-    let mut groups: Vec<Group<'_>> = Vec::new();
-    for resource in catalog.all() {
-        let version = &*resource.version;
-        match groups.iter_mut().find(|group| group.name == resource.group) {
-            Some(group) if group.versions.contains(&version) => {}
-            Some(group) => group.versions.push(version),
-            None => groups.push(Group { name: &resource.group, versions: vec![version] }),
+impl Whole {
+    /// Makes all of it.
+    pub fn of(catalog: &Catalog) -> Whole {
+        let groups = catalog.groups();
+        let served = groups.iter().filter(|group| !group.resources().is_empty());
+        let (core, named): (Vec<&Group>, Vec<&Group>) =
+            served.map(|group| &***group).partition(|group| group.name().is_empty());
+        let listed: Vec<&Value> = named.iter().map(|group| &group.described().group).collect();
+        Whole {
+            root: root(&core, &named),
+            core: core.iter().flat_map(|group| group.versions()).map(str::to_owned).collect(),
+            core_aggregated: all_aggregated(&core),
+            groups: json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": listed}),
+            groups_aggregated: all_aggregated(&named),
         }
     }
-    groups
-}
 
-impl Documents {
-    /// Makes all documents.
-    pub fn new(config: &Config, catalog: &Catalog) -> Documents {
-        let groups = groups(catalog);
-        let named: Vec<&Group<'_>> = groups.iter().filter(|group| !group.name.is_empty()).collect();
-        let resources: BTreeMap<String, Value> = groups
-            .iter()
-            .flat_map(|group| group.versions.iter().map(move |version| (group.name, *version)))
-            .map(|(group, version)| {
-                let name = api_machinery::resource::group_version(group, version);
-                let list = resource_list(catalog, group, version, &name);
-                (name, list)
-            })
-            .collect();
-        let core: Vec<&str> = groups
-            .iter()
-            .filter(|group| group.name.is_empty())
-            .flat_map(|group| group.versions.clone())
-            .collect();
+    /// `/api`.
+    pub fn core(&self, config: &Config) -> Value {
         let address = match config.advertise_address {
             std::net::IpAddr::V6(address) => format!("[{address}]:{}", config.port),
             std::net::IpAddr::V4(address) => format!("{address}:{}", config.port),
         };
-        Documents {
-            root: root(&resources, &named),
-            core: json!({
-                "kind": "APIVersions", "versions": core,
-                "serverAddressByClientCIDRs": [{"clientCIDR": "0.0.0.0/0", "serverAddress": address}],
-            }),
-            core_aggregated: aggregated(catalog, groups.iter().filter(|group| group.name.is_empty())),
-            groups: json!({
-                "kind": "APIGroupList", "apiVersion": "v1",
-                "groups": named.iter().map(|group| group_value(group)).collect::<Vec<_>>(),
-            }),
-            groups_aggregated: aggregated(catalog, named.iter().copied()),
-            group: named
-                .iter()
-                .map(|group| {
-                    let mut value = group_value(group);
-                    value["kind"] = "APIGroup".into();
-                    value["apiVersion"] = "v1".into();
-                    (group.name.to_owned(), value)
-                })
-                .collect(),
-            resources,
-            specs: Specs::default(),
-        }
+        json!({
+            "kind": "APIVersions", "versions": self.core,
+            "serverAddressByClientCIDRs": [{"clientCIDR": "0.0.0.0/0", "serverAddress": address}],
+        })
     }
 }
 
-fn root(resources: &BTreeMap<String, Value>, named: &[&Group<'_>]) -> Value {
+fn root(core: &[&Group], named: &[&Group]) -> Value {
     let mut paths: Vec<String> =
         ["/.well-known/openid-configuration", "/api", "/apis", "/healthz", "/livez", "/metrics"]
             .map(str::to_owned)
             .into();
     paths.extend(["/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/readyz", "/version"].map(str::to_owned));
-    paths.extend(named.iter().map(|group| format!("/apis/{}", group.name)));
-    paths.extend(resources.keys().map(|name| match name.contains('/') {
-        true => format!("/apis/{name}"),
-        false => format!("/api/{name}"),
-    }));
+    paths.extend(core.iter().flat_map(|group| group.versions()).map(|version| format!("/api/{version}")));
+    for group in named {
+        paths.push(format!("/apis/{}", group.name()));
+        paths.extend(group.versions().into_iter().map(|version| format!("/apis/{}/{version}", group.name())));
+    }
     paths.sort();
     json!({"paths": paths})
 }
 
-fn group_value(group: &Group<'_>) -> Value {
-    let versions: Vec<Value> = group
-        .versions
+fn group_value(name: &str, versions: &[&str]) -> Value {
+    let versions: Vec<Value> = versions
         .iter()
-        .map(|version| json!({"groupVersion": format!("{}/{version}", group.name), "version": version}))
+        .map(|version| json!({"groupVersion": format!("{name}/{version}"), "version": version}))
         .collect();
-    json!({"name": group.name, "preferredVersion": versions[0], "versions": versions})
+    json!({"name": name, "preferredVersion": versions.first(), "versions": versions})
 }
 
 fn verbs(verbs: Verbs) -> Vec<&'static str> {
@@ -176,20 +171,17 @@ fn subresources(resource: &Resource) -> Vec<Sub<'_>> {
     subs
 }
 
-fn of_version<'a>(catalog: &'a Catalog, group: &str, version: &str) -> Vec<&'a Resource> {
-    let mut found: Vec<&Resource> = catalog
-        .all()
-        .iter()
-        .map(|resource| &**resource)
-        .filter(|resource| resource.group == group && resource.version == version)
-        .collect();
+fn of_version<'a>(group: &'a Group, version: &str) -> Vec<&'a Resource> {
+    let all = group.resources().iter().map(|resource| &**resource);
+    let mut found: Vec<&Resource> = all.filter(|resource| resource.version == version).collect();
     found.sort_by(|a, b| a.plural.cmp(&b.plural));
     found
 }
 
-fn resource_list(catalog: &Catalog, group: &str, version: &str, name: &str) -> Value {
+fn resource_list(group: &Group, version: &str) -> Value {
+    let name = api_machinery::resource::group_version(group.name(), version);
     let mut list = Vec::new();
-    for resource in of_version(catalog, group, version) {
+    for resource in of_version(group, version) {
         let mut entry = json!({
             "name": resource.plural, "singularName": resource.singular, "namespaced": resource.namespaced(),
             "kind": resource.kind, "verbs": verbs(resource.verbs),
@@ -216,30 +208,32 @@ fn resource_list(catalog: &Catalog, group: &str, version: &str, name: &str) -> V
     json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": name, "resources": list})
 }
 
-fn aggregated<'a>(catalog: &Catalog, groups: impl Iterator<Item = &'a Group<'a>>) -> Tagged {
-    let items: Vec<Value> = groups
-        .map(|group| {
-            let versions: Vec<Value> = group
-                .versions
-                .iter()
-                .map(|version| {
-                    let found = of_version(catalog, group.name, version);
-                    let resources: Vec<Value> = found.into_iter().map(aggregated_resource).collect();
-                    json!({"version": version, "resources": resources, "freshness": "Current"})
-                })
-                .collect();
-            let metadata = if group.name.is_empty() {
-                json!({"creationTimestamp": null})
-            } else {
-                json!({"name": group.name, "creationTimestamp": null})
-            };
-            json!({"metadata": metadata, "versions": versions})
+fn aggregated(group: &Group, versions: &[&str]) -> Value {
+    let versions: Vec<Value> = versions
+        .iter()
+        .map(|version| {
+            let found = of_version(group, version);
+            let resources: Vec<Value> = found.into_iter().map(aggregated_resource).collect();
+            json!({"version": version, "resources": resources, "freshness": "Current"})
         })
         .collect();
-    let document = json!({
-        "kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": items,
+    let metadata = if group.name().is_empty() {
+        json!({"creationTimestamp": null})
+    } else {
+        json!({"name": group.name(), "creationTimestamp": null})
+    };
+    json!({"metadata": metadata, "versions": versions})
+}
+
+fn all_aggregated(groups: &[&Group]) -> Tagged {
+    let items: Vec<&str> = groups.iter().map(|group| &*group.described().aggregated).collect();
+    let head = json!({
+        "kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {},
     });
-    Tagged::new(document.to_string())
+    let mut document = head.to_string();
+    document.pop();
+    document.push_str(&format!(",\"items\":[{}]}}", items.join(",")));
+    Tagged::new(document)
 }
 
 fn aggregated_resource(resource: &Resource) -> Value {

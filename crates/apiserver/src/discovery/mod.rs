@@ -1,6 +1,6 @@
 //! Everything that is not a resource: discovery, OpenAPI, version, health and metrics.
 //!
-//! Discovery follows from the catalogue and is made once; OpenAPI is made when somebody asks for it.
+//! Discovery follows from the catalogue and is made once for each; OpenAPI is made when somebody asks for it.
 
 mod groups;
 mod health;
@@ -14,7 +14,9 @@ use http::header::{CONTENT_TYPE, ETAG, HeaderValue, IF_NONE_MATCH, VARY};
 use http::{Method, Response, StatusCode};
 use serde_json::{Value, json};
 
-pub use self::groups::Documents;
+pub use self::groups::{Described, Whole};
+pub use self::openapi::Specs;
+use crate::catalog::Catalog;
 use crate::request::negotiate::{self, Accept};
 use crate::request::respond;
 use crate::request::route::Call;
@@ -30,16 +32,19 @@ pub async fn serve(server: &Arc<ApiServer>, call: &Call) -> Result<Response<Body
     }
     let path = call.info.path.trim_matches('/');
     let segments: Vec<&str> = path.split('/').collect();
+    let catalog = server.catalog();
+    let whole = catalog.whole();
     match segments.as_slice() {
-        [""] => plain(call, &server.documents().root),
+        [""] => plain(call, &whole.root),
         ["version"] => plain(call, &version(server)),
-        ["api"] => either(call, &server.documents().core, &server.documents().core_aggregated),
-        ["apis"] => either(call, &server.documents().groups, &server.documents().groups_aggregated),
-        ["apis", group] => found(call, server.documents().group.get(*group)),
-        ["api", version] => found(call, server.documents().resources.get(*version)),
-        ["apis", group, version] => {
-            found(call, server.documents().resources.get(&format!("{group}/{version}")))
+        ["api"] => either(call, || whole.core(server.config()), &whole.core_aggregated),
+        ["apis"] => either(call, || whole.groups.clone(), &whole.groups_aggregated),
+        ["apis", group] => {
+            let found = catalog.group(group).filter(|found| !found.resources().is_empty());
+            found_or_not(call, found.map(|group| group.described().group()).as_ref())
         }
+        ["api", version] => found_or_not(call, resources(&catalog, "", version)),
+        ["apis", group, version] => found_or_not(call, resources(&catalog, group, version)),
         ["openapi", rest @ ..] => openapi::serve(server, call, rest).await,
         ["healthz" | "livez" | "readyz", ..] => Ok(health::serve(server, call, &segments).await),
         ["metrics"] => {
@@ -60,16 +65,24 @@ fn plain(call: &Call, value: &Value) -> Result<Response<Body>, ApiError> {
     Ok(respond::value_response(value, Accept::of(&call.headers, false)?))
 }
 
-fn found(call: &Call, value: Option<&Value>) -> Result<Response<Body>, ApiError> {
+fn resources<'a>(catalog: &'a Catalog, group: &str, version: &str) -> Option<&'a Value> {
+    catalog.group(group)?.described().resources(version)
+}
+
+fn found_or_not(call: &Call, value: Option<&Value>) -> Result<Response<Body>, ApiError> {
     plain(call, value.ok_or_else(ApiError::no_such_path)?)
 }
 
 /// Plain discovery or, for clients that know it, everything at once.
-fn either(call: &Call, legacy: &Value, aggregated: &Tagged) -> Result<Response<Body>, ApiError> {
+fn either(
+    call: &Call,
+    legacy: impl FnOnce() -> Value,
+    aggregated: &Tagged,
+) -> Result<Response<Body>, ApiError> {
     let mut response = if negotiate::aggregated(&call.headers) {
         aggregated.answer(call, AGGREGATED)
     } else {
-        plain(call, legacy)?
+        plain(call, &legacy())?
     };
     response.headers_mut().insert(VARY, HeaderValue::from_static("Accept"));
     Ok(response)

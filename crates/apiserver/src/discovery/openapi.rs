@@ -1,7 +1,8 @@
 //! OpenAPI v2 and v3: made when somebody asks, and not kept.
 //!
-//! Clients ask rarely, since they keep what they got under its hash. Only the hashes stay here, once they are known.
+//! Clients ask rarely, since they keep what they got under its hash. Only the hashes are kept, with the groups.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use api_machinery::openapi::Documents;
@@ -12,6 +13,7 @@ use serde_json::{Map, json};
 use tokio::sync::Mutex;
 
 use super::Tagged;
+use crate::catalog::Group;
 use crate::request::route::Call;
 use crate::server::ApiServer;
 use crate::types::Body;
@@ -24,9 +26,9 @@ const PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protob
 /// For a document that was asked for by its hash.
 const FOREVER: &str = "public, immutable, max-age=31536000";
 
-/// What is known of the documents. The lock also sees to it that one is made at a time.
+/// Sees to it that one document is made at a time.
 #[derive(Debug, Default)]
-pub struct Specs(Mutex<Option<Tagged>>);
+pub struct Specs(Mutex<()>);
 
 /// One document.
 #[derive(Clone, Debug)]
@@ -72,31 +74,47 @@ async fn v3(
     Ok(response)
 }
 
-/// Where the documents are. The path of each has its hash in it, so that a client knows what it has already.
+/// Where the documents are. The path of each has its hash in it, so that a client knows what it has already. Only those of
+/// groups that are new or have changed are made for it.
 async fn index(server: &Arc<ApiServer>, call: &Call) -> Result<Response<Body>, ApiError> {
-    let mut known = server.documents().specs.0.lock().await;
-    if known.is_none() {
-        let specs: Vec<Spec> = server
-            .catalog()
-            .versions()
-            .into_iter()
-            .map(|(group, version)| Spec::V3(group.to_owned(), version.to_owned()))
-            .collect();
-        let paths = make(server, specs, |spec, bytes| {
-            let Spec::V3(group, version) = spec else { return None };
-            let path = Documents::v3_path(group, version);
-            let url = format!("/openapi/v3/{path}?hash={}", Tagged::new(bytes).tag());
-            Some((path, json!({"serverRelativeURL": url})))
+    let one_at_a_time = server.specs().0.lock().await;
+    let catalog = server.catalog();
+    let unknown = |group: &&&Arc<Group>| group.described().hashes.get().is_none();
+    let groups = catalog.groups();
+    let specs: Vec<Spec> = groups
+        .iter()
+        .filter(unknown)
+        .flat_map(|group| group.versions().into_iter().map(|version| (group.name(), version)))
+        .map(|(group, version)| Spec::V3(group.to_owned(), version.to_owned()))
+        .collect();
+    let made = match specs.is_empty() {
+        true => Vec::new(),
+        false => {
+            make(server, specs, |spec, bytes| (spec.clone(), Tagged::new(bytes).tag().to_owned())).await?
+        }
+    };
+    for group in groups.iter().filter(unknown) {
+        let own = made.iter().filter_map(|(spec, tag)| match spec {
+            Spec::V3(name, version) if name == group.name() => Some((version.clone(), tag.clone())),
+            _ => None,
         });
-        let paths: Map<_, _> = paths.await?.into_iter().flatten().collect();
-        *known = Some(Tagged::new(json!({"paths": paths}).to_string()));
+        let own: BTreeMap<String, String> = own.collect();
+        group.described().hashes.get_or_init(|| own);
     }
-    let index = known.as_ref().ok_or_else(|| ApiError::internal("the index was just made"))?;
-    Ok(index.answer(call, JSON))
+    drop(one_at_a_time);
+    let mut paths = Map::new();
+    for group in groups {
+        for (version, tag) in group.described().hashes.get().into_iter().flatten() {
+            let path = Documents::v3_path(group.name(), version);
+            let url = format!("/openapi/v3/{path}?hash={tag}");
+            paths.insert(path, json!({"serverRelativeURL": url}));
+        }
+    }
+    Ok(Tagged::new(json!({"paths": paths}).to_string()).answer(call, JSON))
 }
 
 async fn document(server: &Arc<ApiServer>, spec: Spec) -> Result<Tagged, ApiError> {
-    let _one_at_a_time = server.documents().specs.0.lock().await;
+    let _one_at_a_time = server.specs().0.lock().await;
     let made = make(server, vec![spec], |_, bytes| Tagged::new(bytes)).await?;
     made.into_iter().next().ok_or_else(|| ApiError::internal("one document was asked for"))
 }
@@ -110,7 +128,8 @@ async fn make<T: Send + 'static>(
     let server = server.clone();
     let work = move || {
         let descriptions = api_catalog::catalog().descriptions();
-        let resources = server.catalog().all().iter().map(|resource| &**resource);
+        let catalog = server.catalog();
+        let resources = catalog.all().map(|resource| &**resource);
         let documents = Documents::new(resources, &descriptions, &server.config().git_version);
         let one = |spec: &Spec| match spec {
             Spec::V2 => documents.v2(),

@@ -59,7 +59,8 @@ pub async fn accept(
     };
     let gone = || ApiError::not_found("", "nodes", name);
     server.lookup().get("", "nodes", "", name).await?.ok_or_else(gone)?;
-    let nodes = server.catalog().find("", "v1", "nodes").and_then(|nodes| server.cache().resource(nodes));
+    let catalog = server.catalog();
+    let nodes = catalog.find("", "v1", "nodes").and_then(|nodes| server.cache().resource(nodes));
     let (found, changes) = nodes.ok_or_else(gone)?.list_and_subscribe(&Selection::one("", name));
     if found.is_empty() {
         return Err(gone());
@@ -109,7 +110,7 @@ async fn serve(
 async fn deleted(changes: &mut Subscription) {
     loop {
         match changes.take(16, usize::MAX) {
-            Next::Lost(_) => return,
+            Next::Lost(_) | Next::Ended => return,
             Next::Events(events) if events.iter().any(|event| event.deleted) => return,
             Next::Events(events) if events.is_empty() => changes.wait().await,
             Next::Events(_) => {}

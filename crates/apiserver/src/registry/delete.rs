@@ -342,7 +342,7 @@ pub async fn delete_collection(
         &call.info.field_selector,
     )?;
     server.cache().catch_up().await?;
-    let (objects, revision) = server.cache().snapshot(cache, &selection).await?;
+    let (objects, revision) = server.cache().snapshot(&cache, &selection).await?;
     let mut warnings = Vec::new();
     let mut deleted = Vec::new();
     for object in objects {

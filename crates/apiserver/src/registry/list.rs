@@ -111,7 +111,7 @@ fn selection(call: &ResourceCall) -> Result<Selection, ApiError> {
     Selection::parse(&call.stored, &call.namespace, &call.info.label_selector, &fields)
 }
 
-fn cache<'a>(server: &'a ApiServer, call: &ResourceCall) -> Result<&'a Arc<ResourceCache>, ApiError> {
+fn cache(server: &ApiServer, call: &ResourceCall) -> Result<Arc<ResourceCache>, ApiError> {
     server.cache().resource(&call.stored).ok_or_else(ApiError::no_such_path)
 }
 
@@ -159,7 +159,7 @@ impl List<'_> {
 
     async fn read_cache(&self) -> Result<Page, ApiError> {
         let all = self.server.cache();
-        let (mut objects, revision) = all.snapshot(cache(self.server, self.call)?, &self.selection).await?;
+        let (mut objects, revision) = all.snapshot(&*cache(self.server, self.call)?, &self.selection).await?;
         let total = objects.len();
         let Some(limit) = self.limit.filter(|limit| *limit < total) else {
             return Ok(Page::whole(objects, revision));
@@ -229,7 +229,7 @@ pub async fn watch(server: &ApiServer, call: &ResourceCall) -> Result<Answer, Ap
         _ => WATCH_SECONDS + server.entropy().below(WATCH_SECONDS),
     };
     let plan = WatchPlan {
-        cache: cache(server, call)?.clone(),
+        cache: cache(server, call)?,
         selection,
         start,
         bookmarks: options.bookmarks,

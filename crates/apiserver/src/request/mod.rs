@@ -64,7 +64,7 @@ async fn serve(server: &Arc<ApiServer>, parts: Parts, body: RequestBody) -> Resu
     if egress::connect::asked_for(&parsed.info).is_some() {
         return egress::connect::accept(server, &user, &parsed.info, parts).await;
     }
-    match route::find(server, &parts, parsed, query, user)? {
+    match route::find(server, &parts, parsed, query, user).await? {
         Route::Document(call) => discovery::serve(server, &call).await,
         Route::Proxy(call, tail) => {
             let passing = Passing { call, tail, parts, body, permit };

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::negotiate::Accept;
 use super::path::Parsed;
 use super::query::Query;
-use crate::catalog;
+use crate::catalog::{self, Catalog};
 use crate::server::ApiServer;
 use crate::types::{RequestInfo, UserInfo};
 
@@ -128,7 +128,7 @@ pub enum Route {
 }
 
 /// Finds the way.
-pub fn find(
+pub async fn find(
     server: &ApiServer,
     parts: &Parts,
     parsed: Parsed,
@@ -143,11 +143,7 @@ pub fn find(
         return Ok(Route::Document(call));
     }
     let info = &call.info;
-    let resource = server
-        .catalog()
-        .find(&info.api_group, &info.api_version, &info.resource)
-        .ok_or_else(ApiError::no_such_path)?
-        .clone();
+    let (catalog, resource) = served(server, info).await?;
     let namespace = namespace(&resource, info)?;
     let permitted = permits(&resource, info).ok_or_else(ApiError::no_such_path)?;
     if !permitted || !placed(&resource, &namespace, info) {
@@ -160,7 +156,7 @@ pub fn find(
     let reads = matches!(call.info.verb.as_str(), "get" | "list" | "watch");
     let stored = match &resource.view_of {
         Some(view) => {
-            let found = server.catalog().find(view.group, view.version, view.plural);
+            let found = catalog.find(view.group, view.version, view.plural);
             found.ok_or_else(|| ApiError::internal("a view of a resource that does not exist"))?.clone()
         }
         None => resource.clone(),
@@ -174,6 +170,19 @@ pub fn find(
     let accept = Accept::of(&call.headers, true)?;
     let call = ResourceCall { call, resource, stored, accept, namespace };
     Ok(if reads { Route::Read(call) } else { Route::Write(call) })
+}
+
+/// The resource that is asked for. One that is not known may have been defined a moment ago, here or by another server.
+async fn served(server: &ApiServer, info: &RequestInfo) -> Result<(Arc<Catalog>, Arc<Resource>), ApiError> {
+    let find = |catalog: &Catalog| catalog.find(&info.api_group, &info.api_version, &info.resource).cloned();
+    let mut catalog = server.catalog();
+    let mut found = find(&catalog);
+    if found.is_none() && !info.api_group.is_empty() {
+        server.cache().catch_up().await?;
+        catalog = server.catalog();
+        found = find(&catalog);
+    }
+    found.map(|resource| (catalog, resource)).ok_or_else(ApiError::no_such_path)
 }
 
 /// The namespace of the object. A cluster-scoped resource has none and cannot be reached through one.

@@ -100,6 +100,8 @@ struct Inner {
     oldest: u64,
     /// The newest change to this resource.
     changed: u64,
+    /// Whether the cache is fed no longer.
+    ended: bool,
     channels: BTreeMap<Interest, Channel>,
 }
 
@@ -189,6 +191,15 @@ impl ResourceCache {
         }
         for key in gone {
             self.delete(&key, revision);
+        }
+    }
+
+    /// Ends everybody's cursors: what the resource is has changed, or there is no such resource any more.
+    pub(super) fn end(&self) {
+        let mut inner = self.lock();
+        inner.ended = true;
+        for channel in inner.channels.values() {
+            channel.wake.send_replace(u64::MAX);
         }
     }
 
@@ -334,6 +345,8 @@ pub enum Next {
     Events(Vec<Arc<Event>>),
     /// The ring has moved past the cursor.
     Lost(TooOld),
+    /// There will be no more.
+    Ended,
 }
 
 /// A cursor.
@@ -356,6 +369,9 @@ impl Subscription {
         }
         let inner = self.cache.lock();
         let Some(channel) = inner.channels.get(&self.interest) else { return Next::Events(Vec::new()) };
+        if inner.ended && self.next >= channel.ring.next() {
+            return Next::Ended;
+        }
         if self.next < channel.ring.first {
             let oldest = channel.ring.events.front().map_or(inner.changed, |event| event.revision);
             return Next::Lost(TooOld { asked: self.changed, oldest });

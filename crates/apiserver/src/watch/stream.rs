@@ -161,6 +161,9 @@ impl Watcher {
             if let Some(bytes) = self.changes() {
                 return Some(bytes);
             }
+            if self.ended {
+                return None;
+            }
             tokio::select! {
                 biased;
                 () = self.subscription.wait() => {}
@@ -192,6 +195,10 @@ impl Watcher {
             match self.subscription.take(BATCH, BATCH_BYTES - out.len()) {
                 Next::Events(events) if events.is_empty() => break,
                 Next::Events(events) => events.iter().for_each(|event| self.change(&mut out, event)),
+                Next::Ended => {
+                    self.ended = true;
+                    break;
+                }
                 Next::Lost(lost) => {
                     self.ended = true;
                     out.extend_from_slice(&error_frame(lost));

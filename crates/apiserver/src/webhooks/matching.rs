@@ -140,7 +140,7 @@ impl Matching {
         subject: &Subject<'_>,
         object: Option<&Value>,
     ) -> Result<Option<Arc<Resource>>, ApiError> {
-        let form = self.form(server.catalog(), subject).filter(|_| self.selects_object(subject, object));
+        let form = self.form(&server.catalog(), subject).filter(|_| self.selects_object(subject, object));
         if form.is_none() || self.is_for_all_namespaces(subject) {
             return Ok(form);
         }

@@ -56,7 +56,7 @@ impl Webhooks {
     /// Those of the resource `plural`, as the cache has them.
     pub fn new(catalog: &Catalog, cache: &Cache, plural: &str) -> Webhooks {
         let resource = catalog.find(GROUP, "v1", plural);
-        let cache = resource.and_then(|resource| cache.resource(resource)).cloned();
+        let cache = resource.and_then(|resource| cache.resource(resource));
         Webhooks { cache, held: RwLock::default() }
     }
 

@@ -65,8 +65,7 @@ enum Action {
 impl Policies {
     /// Those that the cache has.
     pub fn new(catalog: &Catalog, cache: &Cache) -> Policies {
-        let of =
-            |plural: &str| catalog.find(GROUP, "v1", plural).and_then(|found| cache.resource(found)).cloned();
+        let of = |plural: &str| catalog.find(GROUP, "v1", plural).and_then(|found| cache.resource(found));
         let caches = of("validatingadmissionpolicies").zip(of("validatingadmissionpolicybindings"));
         Policies { caches: caches.map(|(policies, bindings)| [policies, bindings]), held: RwLock::default() }
     }
@@ -245,7 +244,8 @@ impl Judgement<'_, '_> {
         if !binding.params.is_object() {
             return Ok(vec![None]);
         }
-        let resource = self.server.catalog().of_kind(version, kind);
+        let catalog = self.server.catalog();
+        let resource = catalog.of_kind(version, kind);
         let resource =
             resource.ok_or_else(|| format!("paramKind kind `{version}, Kind={kind}` not known"))?;
         let (reference, lookup) = (&binding.params, self.server.lookup());

@@ -74,7 +74,7 @@ impl<'a> Subject<'a> {
                 })
         };
         self.others.get_or_init(|| {
-            let same = catalog.all().iter().filter(|other| shows(other) && names(other) != names(asked));
+            let same = catalog.all().filter(|other| shows(other) && names(other) != names(asked));
             same.filter(|other| subresource.is_empty() || other.has_subresource(subresource))
                 .cloned()
                 .collect()

@@ -95,7 +95,8 @@ pub async fn charge<'a>(
     let nothing = Ok(Charge::nothing());
     let Some(kind) = kind(admission) else { return nothing };
     let call = admission.call;
-    let resource = server.catalog().find("", "v1", "resourcequotas");
+    let catalog = server.catalog();
+    let resource = catalog.find("", "v1", "resourcequotas");
     let Some(cache) = resource.and_then(|resource| server.cache().resource(resource)) else { return nothing };
     let found = cache.list(&Selection::all(&call.namespace));
     if found.is_empty() {

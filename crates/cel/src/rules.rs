@@ -6,11 +6,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use api_machinery::correlate::Earlier;
 use api_machinery::field::{Errors, Path};
 use serde_json::Value as Json;
 
 use crate::schema::{MAX_REQUEST, declare};
-use crate::types::{ListKind, Schema, Type};
+use crate::types::{Schema, Type};
 use crate::value::{EvalError, Value};
 use crate::{Environment, PER_CALL_LIMIT, PER_OBJECT_BUDGET, Program, Variables};
 
@@ -30,13 +31,16 @@ pub struct Rules(Option<Level>);
 /// A level of the schema that has rules, or something below it has.
 #[derive(Debug)]
 struct Level {
-    declared: Arc<Schema>,
+    /// Only with rules.
+    declared: Option<Arc<Schema>>,
     type_name: String,
     rules: Vec<Rule>,
     properties: BTreeMap<String, Level>,
     inner: Option<Box<Level>>,
     /// Whether entries of old and new belong together by their names.
     granular: bool,
+    /// The fields that tell items apart, if they can be told apart.
+    keys: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -70,6 +74,11 @@ pub fn compile(schema: &Json, path: &Path<'_>, errors: &mut Errors) -> Rules {
     Rules(level)
 }
 
+/// Whether expressions see values of a schema at all.
+fn is_seen(schema: &Json) -> bool {
+    schema["type"].is_string() || schema["x-kubernetes-int-or-string"] == Json::Bool(true)
+}
+
 fn excess(name: &str, cost: u64, limit: u64) -> String {
     let factor = cost as f64 / limit as f64;
     let factor = if factor > 100.0 {
@@ -100,11 +109,18 @@ impl Compiler<'_> {
         path: &Path<'_>,
         depth: usize,
     ) -> Option<Level> {
-        let declared = declare(schema, root).filter(|_| depth < MAX_DEPTH)?;
+        if depth >= MAX_DEPTH || !is_seen(schema) {
+            return None;
+        }
         let mut rules = Vec::new();
         let list = path.child("x-kubernetes-validations");
-        for (index, rule) in schema["x-kubernetes-validations"].as_array().into_iter().flatten().enumerate() {
-            rules.extend(self.rule(rule, schema, &declared, count, &list.index(index)));
+        let given = schema["x-kubernetes-validations"].as_array().filter(|given| !given.is_empty());
+        // Types are worked out where rules need them only: that is a walk over all below.
+        let declared = given.and_then(|_| declare(schema, root));
+        if let Some(declared) = &declared {
+            for (index, rule) in given.into_iter().flatten().enumerate() {
+                rules.extend(self.rule(rule, schema, declared, count, &list.index(index)));
+            }
         }
         let embedded = |inner: &Json| inner["x-kubernetes-embedded-resource"] == Json::Bool(true);
         let mut properties = BTreeMap::new();
@@ -127,7 +143,10 @@ impl Compiler<'_> {
         }
         let type_name = schema["type"].as_str().unwrap_or_default().to_owned();
         let granular = schema["x-kubernetes-map-type"] != "atomic";
-        Some(Level { declared, type_name, rules, properties, inner: inner.map(Box::new), granular })
+        let keys = schema["x-kubernetes-list-map-keys"].as_array().into_iter().flatten();
+        let keys = keys.filter(|_| schema["x-kubernetes-list-type"] == "map").filter_map(Json::as_str);
+        let keys = keys.map(str::to_owned).collect();
+        Some(Level { declared, type_name, rules, properties, inner: inner.map(Box::new), granular, keys })
     }
 
     fn rule(
@@ -295,9 +314,9 @@ impl Run {
             }
             Json::Array(items) => {
                 let Some(inner) = &level.inner else { return Some(()) };
+                let earlier = Earlier::new(&level.keys, pair.old, items.len());
                 for (index, item) in items.iter().enumerate() {
-                    let before = pair.old.and_then(|old| earlier(&level.declared.list, item, old));
-                    self.level(inner, pair.below(item, before), &path.index(index))?;
+                    self.level(inner, pair.below(item, earlier.of(item)), &path.index(index))?;
                 }
             }
             _ => {}
@@ -310,7 +329,7 @@ impl Run {
         if transition && pair.old.is_none() && !rule.optional_old {
             return Some(());
         }
-        let schema = Some(&*level.declared);
+        let schema = level.declared.as_deref();
         let mut variables = Variables(vec![("self", Value::from_json(pair.new, schema))]);
         let old = pair.old.map(|old| Value::from_json(old, schema));
         if rule.optional_old {
@@ -396,12 +415,6 @@ impl Run {
         let fits = !text.is_empty() && text.len() <= MAX_MESSAGE && !text.contains('\n');
         Some(fits.then(|| text.to_owned()))
     }
-}
-
-/// The item of the old list that this one was: only lists that are known by keys tell.
-fn earlier<'a>(list: &ListKind, item: &Json, old: &'a Json) -> Option<&'a Json> {
-    let ListKind::Map(keys) = list else { return None };
-    old.as_array()?.iter().find(|before| keys.iter().all(|key| before.get(key) == item.get(key)))
 }
 
 #[cfg(test)]

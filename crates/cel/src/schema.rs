@@ -3,6 +3,7 @@
 //! Sizes are what a request can hold where the schema sets no bound. Not exposed, as upstream: properties without a
 //! type, and unknown fields of objects that keep them.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -83,9 +84,9 @@ fn object(schema: &Json, root: bool, name: &str, depth: usize) -> Option<Schema>
         let ty = Type::map(Type::String, inner.ty.clone());
         return Some(Schema { inner: Some(Arc::new(inner)), ..sized(ty, most, 2) });
     }
-    let mut properties: BTreeMap<&str, Json> = BTreeMap::new();
+    let mut properties: BTreeMap<&str, Cow<'_, Json>> = BTreeMap::new();
     for (property, inner) in schema["properties"].as_object().into_iter().flatten() {
-        properties.insert(property, inner.clone());
+        properties.insert(property, Cow::Borrowed(inner));
     }
     if root {
         add_identity(&mut properties);
@@ -109,16 +110,17 @@ fn object(schema: &Json, root: bool, name: &str, depth: usize) -> Option<Schema>
 }
 
 /// What every resource has.
-fn add_identity(properties: &mut BTreeMap<&str, Json>) {
-    properties.insert("apiVersion", json!({"type": "string"}));
-    properties.insert("kind", json!({"type": "string"}));
+fn add_identity(properties: &mut BTreeMap<&str, Cow<'_, Json>>) {
+    properties.insert("apiVersion", Cow::Owned(json!({"type": "string"})));
+    properties.insert("kind", Cow::Owned(json!({"type": "string"})));
     let declared = properties.get("metadata").map(|metadata| &metadata["properties"]);
     let mut metadata = serde_json::Map::new();
     for name in ["name", "generateName"] {
         let known = declared.map(|declared| &declared[name]).filter(|known| known.is_object());
         metadata.insert(name.to_owned(), known.cloned().unwrap_or(json!({"type": "string"})));
     }
-    properties.insert("metadata", json!({"type": "object", "properties": metadata}));
+    let metadata = json!({"type": "object", "properties": metadata});
+    properties.insert("metadata", Cow::Owned(metadata));
 }
 
 fn string(schema: &Json) -> Schema {

@@ -70,6 +70,9 @@ pub struct Resource {
 pub trait Defined: fmt::Debug + Send + Sync {
     /// Checks a new object, or the new state of one that was `old`, which what has not changed is not checked for again.
     fn validate(&self, new: &Value, old: Option<&Value>, errors: &mut Errors);
+
+    /// The schema in OpenAPI, of version 2 or 3; `reference` makes a reference to another definition.
+    fn openapi(&self, v2: bool, reference: &mut dyn FnMut(&str) -> Value) -> Value;
 }
 
 /// Where a resource's objects really are, such as core `events` for `events.k8s.io`.

@@ -8,6 +8,7 @@ mod check;
 mod formats;
 mod judge;
 mod objects;
+mod openapi;
 mod scheme;
 mod structure;
 mod versions;
@@ -239,6 +240,10 @@ fn selectable(declared: &Value) -> Vec<Selectable> {
 impl Defined for Scheme {
     fn validate(&self, new: &Value, old: Option<&Value>, errors: &mut Errors) {
         self.check(new, old, errors);
+    }
+
+    fn openapi(&self, v2: bool, reference: &mut dyn FnMut(&str) -> Value) -> Value {
+        openapi::document(&self.schema(), v2, reference)
     }
 }
 

@@ -43,6 +43,11 @@ impl Scheme {
         SchemaRef { arena, root: structure::ROOT }
     }
 
+    /// The schema as it was written.
+    pub(super) fn schema(&self) -> Value {
+        schema(&self.text)
+    }
+
     fn compiled(&self) -> &Compiled {
         self.compiled.get_or_init(|| {
             let schema = schema(&self.text);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value, json};
 
-use crate::resource::Resource;
+use crate::resource::{Defined, Resource};
 use crate::schema::{Arena, Descriptions, Extra, Format, Kind, ListType, Node, NodeId};
 
 /// Which OpenAPI.
@@ -32,6 +32,8 @@ pub(super) struct Catalogue<'a> {
     definitions: BTreeMap<&'a str, Definition<'a>>,
     names: Vec<BTreeMap<NodeId, &'a str>>,
     kinds: BTreeMap<&'a str, Vec<Value>>,
+    /// What definitions in the cluster say of their resources; their arenas are not looked into, and so not built.
+    defined: BTreeMap<&'a str, &'a dyn Defined>,
     /// Definitions of list kinds that no arena has: what an item is.
     lists: BTreeMap<String, (&'a str, Value)>,
     descriptions: &'a Descriptions,
@@ -52,10 +54,16 @@ impl<'a> Catalogue<'a> {
             definitions: BTreeMap::new(),
             names: Vec::new(),
             kinds: BTreeMap::new(),
+            defined: BTreeMap::new(),
             lists: BTreeMap::new(),
             descriptions,
         };
         for resource in resources {
+            catalogue.add_names(resource);
+            if let Some(defined) = &resource.defined {
+                catalogue.defined.insert(&resource.definition, &**defined);
+                continue;
+            }
             let number = arenas.iter().position(|arena| std::ptr::eq(*arena, &*resource.schema.arena));
             let number = number.unwrap_or_else(|| {
                 arenas.push(&resource.schema.arena);
@@ -63,13 +71,14 @@ impl<'a> Catalogue<'a> {
             });
             let root = Definition { arena: &resource.schema.arena, number, node: resource.schema.root };
             catalogue.definitions.insert(&resource.definition, root);
-            let kind =
-                |kind: &str| json!({"group": resource.group, "version": resource.version, "kind": kind});
-            catalogue.kinds.entry(&resource.definition).or_default().push(kind(&resource.kind));
-            let list = list_name(resource);
-            catalogue.lists.insert(list, (&resource.definition, kind(&resource.list_kind)));
         }
         catalogue
+    }
+
+    fn add_names(&mut self, resource: &'a Resource) {
+        let kind = |kind: &str| json!({"group": resource.group, "version": resource.version, "kind": kind});
+        self.kinds.entry(&resource.definition).or_default().push(kind(&resource.kind));
+        self.lists.insert(list_name(resource), (&resource.definition, kind(&resource.list_kind)));
     }
 
     fn add_arena(&mut self, arena: &'a Arena) -> usize {
@@ -83,7 +92,7 @@ impl<'a> Catalogue<'a> {
 
     /// Whether there is a definition of this name.
     pub(super) fn has(&self, name: &str) -> bool {
-        self.definitions.contains_key(name)
+        self.definitions.contains_key(name) || self.defined.contains_key(name)
     }
 
     /// The definition of a kind of the built-in API, if there is one.
@@ -105,7 +114,11 @@ impl<'a> Catalogue<'a> {
     }
 
     fn definition(&self, name: &str, style: Style, wanted: &mut BTreeSet<String>) -> Value {
-        let mut schema = match (self.definitions.get(name), self.lists.get(name)) {
+        let lookup = (self.definitions.get(name), self.lists.get(name));
+        let mut schema = match lookup {
+            _ if let Some(defined) = self.defined.get(name) => {
+                defined.openapi(style == Style::V2, &mut |name| reference(name, style, wanted))
+            }
             (Some(found), _) => {
                 let mut writer = Writer { catalogue: self, found, style, wanted };
                 writer.schema(found.node, true)

@@ -33,22 +33,34 @@ pub(super) struct More {
     pub list: List,
     pub required: Box<[Box<str>]>,
     pub enumeration: Box<[Value]>,
+    pub numbers: Option<Box<Numbers>>,
+    pub max_length: Option<u32>,
+    pub min_length: Option<u32>,
+    pub max_items: Option<u32>,
+    pub min_items: Option<u32>,
+    pub max_properties: Option<u32>,
+    pub min_properties: Option<u32>,
+    pub pattern: Option<Box<LazyPattern>>,
+    pub format: Option<&'static Format>,
+    pub unique_items: bool,
+    pub combined: Option<Box<Combined>>,
+}
+
+/// What is said of numbers.
+#[derive(Debug, Default)]
+pub(super) struct Numbers {
     pub maximum: Option<Bound>,
     pub minimum: Option<Bound>,
     pub multiple_of: Option<f64>,
-    pub max_length: Option<u64>,
-    pub min_length: Option<u64>,
-    pub pattern: Option<LazyPattern>,
-    pub format: Option<&'static Format>,
-    pub max_items: Option<u64>,
-    pub min_items: Option<u64>,
-    pub unique_items: bool,
-    pub max_properties: Option<u64>,
-    pub min_properties: Option<u64>,
+}
+
+/// Schemas of the same value.
+#[derive(Debug, Default)]
+pub(super) struct Combined {
     pub all_of: Box<[Check]>,
     pub any_of: Box<[Check]>,
     pub one_of: Box<[Check]>,
-    pub not: Option<Box<Check>>,
+    pub not: Option<Check>,
 }
 
 /// How items of a list are told apart.
@@ -74,13 +86,14 @@ pub(super) struct Bound {
 #[derive(Debug)]
 pub(super) struct LazyPattern {
     pub source: Box<str>,
-    compiled: OnceLock<Result<Pattern, String>>,
+    compiled: OnceLock<Result<Box<Pattern>, String>>,
 }
 
 impl LazyPattern {
     /// The pattern, or why it is none.
     pub fn compiled(&self) -> Result<&Pattern, &str> {
-        self.compiled.get_or_init(|| Pattern::new(&self.source)).as_ref().map_err(String::as_str)
+        let compiled = self.compiled.get_or_init(|| Pattern::new(&self.source).map(Box::new));
+        compiled.as_deref().map_err(String::as_str)
     }
 }
 
@@ -167,14 +180,8 @@ impl More {
             let texts = schema[name].as_array().into_iter().flatten().filter_map(Value::as_str);
             texts.map(Box::from).collect()
         };
-        let count = |name: &str| schema[name].as_u64();
-        let bound = |name: &str, exclusive: &str| {
-            schema[name].as_f64().map(|limit| Bound { limit, exclusive: flag(schema, exclusive) })
-        };
-        let all = |name: &str| -> Box<[Check]> {
-            let alternatives = schema[name].as_array().into_iter().flatten();
-            alternatives.map(|schema| Check::at(schema, depth + 1)).collect()
-        };
+        // Nothing holds more than such a number could say.
+        let count = |name: &str| schema[name].as_u64().map(|count| u32::try_from(count).unwrap_or(u32::MAX));
         let list = match schema["x-kubernetes-list-type"].as_str() {
             Some("set") => List::Set,
             Some("map") => List::Map(texts("x-kubernetes-list-map-keys")),
@@ -185,12 +192,11 @@ impl More {
             list,
             required: texts("required"),
             enumeration: schema["enum"].as_array().into_iter().flatten().cloned().collect(),
-            maximum: bound("maximum", "exclusiveMaximum"),
-            minimum: bound("minimum", "exclusiveMinimum"),
-            multiple_of: schema["multipleOf"].as_f64(),
+            numbers: Numbers::of(schema),
             max_length: count("maxLength"),
             min_length: count("minLength"),
-            pattern: pattern.map(|source| LazyPattern { source: source.into(), compiled: OnceLock::new() }),
+            pattern: pattern
+                .map(|source| Box::new(LazyPattern { source: source.into(), compiled: OnceLock::new() })),
             format: formats::find(
                 schema["format"].as_str().unwrap_or_default(),
                 schema["type"].as_str().unwrap_or_default(),
@@ -200,21 +206,52 @@ impl More {
             unique_items: flag(schema, "uniqueItems"),
             max_properties: count("maxProperties"),
             min_properties: count("minProperties"),
-            all_of: all("allOf"),
-            any_of: all("anyOf"),
-            one_of: all("oneOf"),
-            not: schema["not"].is_object().then(|| Box::new(Check::at(&schema["not"], depth + 1))),
+            combined: Combined::of(schema, depth),
         }
     }
 
     fn says_something(&self) -> bool {
-        let of_numbers = self.maximum.is_some() || self.minimum.is_some() || self.multiple_of.is_some();
+        let of_numbers = self.numbers.is_some();
         let of_texts = self.max_length.is_some() || self.min_length.is_some() || self.pattern.is_some();
         let of_items = self.max_items.is_some() || self.min_items.is_some() || self.unique_items;
         let of_objects =
             !self.required.is_empty() || self.max_properties.is_some() || self.min_properties.is_some();
-        let of_schemas = !(self.all_of.is_empty() && self.any_of.is_empty() && self.one_of.is_empty());
-        let of_all = !self.enumeration.is_empty() || self.format.is_some() || self.not.is_some();
-        of_numbers || of_texts || of_items || of_objects || of_schemas || of_all || self.list != List::Atomic
+        let of_all = !self.enumeration.is_empty() || self.format.is_some() || self.combined.is_some();
+        of_numbers || of_texts || of_items || of_objects || of_all || self.list != List::Atomic
+    }
+}
+
+impl Numbers {
+    fn of(schema: &Value) -> Option<Box<Numbers>> {
+        let bound = |name: &str, exclusive: &str| {
+            schema[name].as_f64().map(|limit| Bound { limit, exclusive: flag(schema, exclusive) })
+        };
+        let numbers = Numbers {
+            maximum: bound("maximum", "exclusiveMaximum"),
+            minimum: bound("minimum", "exclusiveMinimum"),
+            multiple_of: schema["multipleOf"].as_f64(),
+        };
+        let Numbers { maximum, minimum, multiple_of } = &numbers;
+        let says = maximum.is_some() || minimum.is_some() || multiple_of.is_some();
+        says.then(|| Box::new(numbers))
+    }
+}
+
+impl Combined {
+    fn of(schema: &Value, depth: usize) -> Option<Box<Combined>> {
+        let all = |name: &str| -> Box<[Check]> {
+            let alternatives = schema[name].as_array().into_iter().flatten();
+            alternatives.map(|schema| Check::at(schema, depth + 1)).collect()
+        };
+        let not = &schema["not"];
+        let combined = Combined {
+            all_of: all("allOf"),
+            any_of: all("anyOf"),
+            one_of: all("oneOf"),
+            not: not.is_object().then(|| Check::at(not, depth + 1)),
+        };
+        let Combined { all_of, any_of, one_of, not } = &combined;
+        let says = !(all_of.is_empty() && any_of.is_empty() && one_of.is_empty()) || not.is_some();
+        says.then(|| Box::new(combined))
     }
 }

@@ -6,7 +6,7 @@ use api_machinery::correlate::Earlier;
 use api_machinery::field::{ErrorKind, FieldError, Path, go_quote};
 use serde_json::{Map, Number, Value};
 
-use super::check::{Bound, Check, List, More};
+use super::check::{Bound, Check, Combined, List, More, Numbers};
 
 /// Adds what is wrong with a value; `old` is what it was, if that can be told.
 pub(super) fn judge(
@@ -34,8 +34,9 @@ impl Judge<'_> {
         if value.is_null() {
             self.enumeration(more, value, path);
         } else {
-            if let Some(more) = more {
-                agreement += self.combined(more, value, old, path);
+            agreement += 1;
+            if let Some(combined) = more.and_then(|more| more.combined.as_deref()) {
+                agreement += self.combined(combined, value, old, path);
             }
             agreement += match value {
                 Value::String(text) => self.text(more, text, path),
@@ -98,19 +99,25 @@ impl Judge<'_> {
         0
     }
 
-    fn combined(&mut self, more: &More, value: &Value, old: Option<&Value>, path: &Path<'_>) -> Agreement {
-        let mut agreement = 1;
+    fn combined(
+        &mut self,
+        combined: &Combined,
+        value: &Value,
+        old: Option<&Value>,
+        path: &Path<'_>,
+    ) -> Agreement {
+        let mut agreement = 0;
         let place = || go_quote(&path.to_string());
-        if !more.any_of.is_empty() {
-            let found = self.alternatives(&more.any_of, value, old, path);
+        if !combined.any_of.is_empty() {
+            let found = self.alternatives(&combined.any_of, value, old, path);
             agreement += found.agreement;
             if found.valid == 0 {
                 self.whole(format!("{} must validate at least one schema (anyOf)", place()));
                 self.errors.extend(found.closest);
             }
         }
-        if !more.one_of.is_empty() {
-            let found = self.alternatives(&more.one_of, value, old, path);
+        if !combined.one_of.is_empty() {
+            let found = self.alternatives(&combined.one_of, value, old, path);
             agreement += found.agreement;
             if found.valid != 1 {
                 let why = match found.valid {
@@ -121,19 +128,19 @@ impl Judge<'_> {
                 self.errors.extend(found.closest);
             }
         }
-        if !more.all_of.is_empty() {
+        if !combined.all_of.is_empty() {
             let mut valid = 0;
-            for check in &more.all_of {
+            for check in &combined.all_of {
                 let before = self.errors.len();
                 agreement += self.at(check, value, old, path);
                 valid += usize::from(self.errors.len() == before);
             }
-            if valid < more.all_of.len() {
+            if valid < combined.all_of.len() {
                 let why = if valid == 0 { ". None validated" } else { "" };
                 self.whole(format!("{} must validate all the schemas (allOf){why}", place()));
             }
         }
-        if let Some(not) = &more.not {
+        if let Some(not) = &combined.not {
             let before = self.errors.len();
             self.at(not, value, old, path);
             if self.errors.len() == before {
@@ -192,8 +199,8 @@ impl Judge<'_> {
 
     fn text(&mut self, more: Option<&More>, text: &str, path: &Path<'_>) -> Agreement {
         let Some(more) = more else { return 1 };
-        let length = || text.chars().count() as u64;
-        if let Some(most) = more.max_length.filter(|most| text.len() as u64 > *most && length() > *most) {
+        let length = || size(text.chars().count());
+        if let Some(most) = more.max_length.filter(|most| size(text.len()) > *most && length() > *most) {
             self.push(ErrorKind::TooLong, path, None, format!("may not be more than {most} bytes"));
         } else if let Some(least) = more.min_length.filter(|least| length() < *least) {
             self.invalid(path, go_quote(text), format!("should be at least {least} chars long"));
@@ -218,20 +225,21 @@ impl Judge<'_> {
     }
 
     fn number(&mut self, more: Option<&More>, number: &Number, path: &Path<'_>) -> Agreement {
-        let Some(more) = more else { return 1 };
+        let numbers = more.and_then(|more| more.numbers.as_deref());
+        let Some(Numbers { maximum, minimum, multiple_of }) = numbers else { return 1 };
         let start = self.errors.len();
-        if let Some(factor) = more.multiple_of
+        if let Some(factor) = *multiple_of
             && !is_multiple(number, factor)
         {
             let factor = if factor < 1.0 { float(factor) } else { limit(number, factor) };
             self.invalid(path, shown(number), format!("should be a multiple of {factor}"));
         }
-        if let Some(bound) = more.maximum.filter(|bound| exceeds(number, bound, 1)) {
+        if let Some(bound) = maximum.filter(|bound| exceeds(number, bound, 1)) {
             let than = if bound.exclusive { "less than" } else { "less than or equal to" };
             let says = format!("should be {than} {}", limit(number, bound.limit));
             self.invalid(path, shown(number), says);
         }
-        if let Some(bound) = more.minimum.filter(|bound| exceeds(number, bound, -1)) {
+        if let Some(bound) = minimum.filter(|bound| exceeds(number, bound, -1)) {
             let than = if bound.exclusive { "greater than" } else { "greater than or equal to" };
             let says = format!("should be {than} {}", limit(number, bound.limit));
             self.invalid(path, shown(number), says);
@@ -249,7 +257,7 @@ impl Judge<'_> {
             }
         }
         let Some(more) = check.more.as_deref() else { return agreement };
-        let count = items.len() as u64;
+        let count = size(items.len());
         if let Some(least) = more.min_items.filter(|least| count < *least) {
             self.invalid(path, count.to_string(), format!("should have at least {least} items"));
         }
@@ -262,7 +270,7 @@ impl Judge<'_> {
         agreement
     }
 
-    fn too_many(&mut self, count: u64, most: u64, path: &Path<'_>) {
+    fn too_many(&mut self, count: u32, most: u32, path: &Path<'_>) {
         let items = if most == 1 { "item" } else { "items" };
         let detail = format!("must have at most {most} {items}");
         self.push(ErrorKind::TooMany, path, Some(count.to_string()), detail);
@@ -275,7 +283,7 @@ impl Judge<'_> {
         old: Option<&Value>,
         path: &Path<'_>,
     ) -> Agreement {
-        let count = fields.len() as u64;
+        let count = size(fields.len());
         let more = check.more.as_deref();
         if let Some(least) = more.and_then(|more| more.min_properties).filter(|least| count < *least) {
             self.invalid(path, count.to_string(), format!("should have at least {least} properties"));
@@ -299,6 +307,10 @@ impl Judge<'_> {
         }
         agreement
     }
+}
+
+fn size(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
 }
 
 struct Alternatives {

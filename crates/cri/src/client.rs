@@ -194,6 +194,12 @@ calls! {
     container_status(ContainerStatusRequest) -> ContainerStatusResponse, "/runtime.v1.RuntimeService/ContainerStatus", QUICK;
     /// Changes the limits of a running container.
     update_container_resources(UpdateContainerResourcesRequest) -> UpdateContainerResourcesResponse, "/runtime.v1.RuntimeService/UpdateContainerResources", SLOW;
+    /// Where a command can be run with its streams.
+    open_exec(ExecRequest) -> StreamResponse, "/runtime.v1.RuntimeService/Exec", QUICK;
+    /// Where the streams of a container's own process are.
+    open_attach(AttachRequest) -> StreamResponse, "/runtime.v1.RuntimeService/Attach", QUICK;
+    /// Where the ports of a sandbox can be reached.
+    open_port_forward(PortForwardRequest) -> StreamResponse, "/runtime.v1.RuntimeService/PortForward", QUICK;
     /// Makes the runtime open a container's log file anew.
     reopen_container_log(ReopenContainerLogRequest) -> ReopenContainerLogResponse, "/runtime.v1.RuntimeService/ReopenContainerLog", QUICK;
     /// What one container uses.

@@ -174,6 +174,8 @@ impl Parts {
             pods: pods.clone(),
             workers: self.workers.clone(),
             clients: clients.into(),
+            runtime: self.runtime.clone(),
+            streams: server::streams::places(),
         };
         self.spawn(server::serve(listener, acceptor, source));
     }

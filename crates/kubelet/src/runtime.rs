@@ -36,6 +36,17 @@ pub enum Changed {
     Other,
 }
 
+/// A stream that the runtime is to serve.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StreamRequest {
+    /// A command.
+    Exec(ExecRequest),
+    /// A container's own process.
+    Attach(AttachRequest),
+    /// Ports of a sandbox.
+    PortForward(PortForwardRequest),
+}
+
 /// A container runtime. The calls are the CRI's.
 #[async_trait]
 pub trait Runtime: Send + Sync {
@@ -69,6 +80,8 @@ pub trait Runtime: Send + Sync {
     async fn reopen_log(&self, id: &str) -> Result<(), Error>;
     /// Runs a command in a container.
     async fn exec(&self, request: ExecSyncRequest) -> Result<ExecSyncResponse, Error>;
+    /// The address at which the runtime serves a stream, once.
+    async fn open_stream(&self, wanted: StreamRequest) -> Result<String, Error>;
     /// An image, if it is there.
     async fn image(&self, name: &str) -> Result<Option<Image>, Error>;
     /// Fetches an image.
@@ -157,6 +170,15 @@ impl Runtime for cri::Client {
 
     async fn exec(&self, request: ExecSyncRequest) -> Result<ExecSyncResponse, Error> {
         self.exec_sync(request).await
+    }
+
+    async fn open_stream(&self, wanted: StreamRequest) -> Result<String, Error> {
+        let opened = match wanted {
+            StreamRequest::Exec(request) => self.open_exec(request).await,
+            StreamRequest::Attach(request) => self.open_attach(request).await,
+            StreamRequest::PortForward(request) => self.open_port_forward(request).await,
+        };
+        Ok(opened?.url)
     }
 
     async fn image(&self, name: &str) -> Result<Option<Image>, Error> {

@@ -366,3 +366,51 @@ pub struct ReopenContainerLogRequest {
 
 #[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
 pub struct ReopenContainerLogResponse {}
+
+/// Asks for the address at which a command can be run with its streams.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct ExecRequest {
+    #[prost(string, tag = "1")]
+    pub container_id: String,
+    #[prost(string, repeated, tag = "2")]
+    pub cmd: Vec<String>,
+    #[prost(bool, tag = "3")]
+    pub tty: bool,
+    #[prost(bool, tag = "4")]
+    pub stdin: bool,
+    #[prost(bool, tag = "5")]
+    pub stdout: bool,
+    #[prost(bool, tag = "6")]
+    pub stderr: bool,
+}
+
+/// Asks for the address at which the streams of a container's own process are.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct AttachRequest {
+    #[prost(string, tag = "1")]
+    pub container_id: String,
+    #[prost(bool, tag = "2")]
+    pub stdin: bool,
+    #[prost(bool, tag = "3")]
+    pub tty: bool,
+    #[prost(bool, tag = "4")]
+    pub stdout: bool,
+    #[prost(bool, tag = "5")]
+    pub stderr: bool,
+}
+
+/// Asks for the address at which ports of a sandbox can be reached.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct PortForwardRequest {
+    #[prost(string, tag = "1")]
+    pub pod_sandbox_id: String,
+    #[prost(int32, repeated, tag = "2")]
+    pub port: Vec<i32>,
+}
+
+/// Where the runtime serves a stream.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct StreamResponse {
+    #[prost(string, tag = "1")]
+    pub url: String,
+}

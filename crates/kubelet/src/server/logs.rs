@@ -78,7 +78,7 @@ impl Options {
 }
 
 /// Names and values of a query string.
-fn form(query: &str) -> Vec<(String, String)> {
+pub(crate) fn form(query: &str) -> Vec<(String, String)> {
     let decode = |text: &str| percent_decode(&text.replace('+', " "));
     let pairs = query.split('&').filter(|pair| !pair.is_empty());
     pairs

@@ -1,8 +1,9 @@
-//! The kubelet's HTTPS server: logs, the list of pods, health. Closed: without a client certificate of the cluster's
-//! nothing is answered (401), and certificates of others than the named clients get nothing (403). There is no exec,
-//! attach or port-forward here, no read-only port, and nothing that changes anything.
+//! The kubelet's HTTPS server: logs, streams, the list of pods, health. Closed: without a client certificate of the
+//! cluster's nothing is answered (401), and certificates of others than the named clients get nothing (403). There is no
+//! read-only port here.
 
 pub(crate) mod logs;
+pub(crate) mod streams;
 
 use std::io;
 use std::net::SocketAddr;
@@ -32,6 +33,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::config::ServerTls;
 use crate::lifecycle::{find_container, uid};
 use crate::pods::{self, Workers};
+use crate::runtime::Runtime;
 
 use self::logs::{Options, Subject};
 
@@ -67,6 +69,8 @@ pub(crate) struct Source {
     pub pods: Informer<Pod>,
     pub workers: Workers,
     pub clients: Arc<[String]>,
+    pub runtime: Arc<dyn Runtime>,
+    pub streams: Arc<Semaphore>,
 }
 
 /// Binds and checks, so that what is wrong is told at start.
@@ -136,15 +140,12 @@ async fn connection(stream: TcpStream, acceptor: TlsAcceptor, source: Source) {
     let client: Option<Arc<str>> = certificate.map(|certificate| common_name(certificate).into());
     let service = service_fn(move |request: Request<Incoming>| {
         let (source, client) = (source.clone(), client.clone());
-        async move {
-            let (parts, _) = request.into_parts();
-            Ok::<_, std::convert::Infallible>(answer(&source, client.as_deref(), &parts))
-        }
+        async move { Ok::<_, std::convert::Infallible>(answer(&source, client.as_deref(), request).await) }
     });
     let mut builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HANDSHAKE);
     builder.http2().timer(TokioTimer::new());
-    if let Err(error) = builder.serve_connection(TokioIo::new(stream), service).await {
+    if let Err(error) = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await {
         tracing::debug!(%error, "a connection broke");
     }
 }
@@ -170,24 +171,27 @@ fn text(status: StatusCode, words: impl Into<String>) -> Response<Body> {
 }
 
 /// Answers one request of a client with this name.
-fn answer(source: &Source, client: Option<&str>, request: &http::request::Parts) -> Response<Body> {
+async fn answer(source: &Source, client: Option<&str>, request: Request<Incoming>) -> Response<Body> {
     let Some(client) = client else { return text(StatusCode::UNAUTHORIZED, "Unauthorized") };
     if !source.clients.iter().any(|allowed| allowed == client) {
         let words = format!("Forbidden (user={client}, verb=get, resource=nodes, subresource=proxy)");
         return text(StatusCode::FORBIDDEN, words);
     }
     let path: Vec<_> =
-        request.uri.path().trim_start_matches('/').split('/').map(logs::percent_decode).collect();
+        request.uri().path().trim_start_matches('/').split('/').map(logs::percent_decode).collect();
     let path: Vec<_> = path.iter().map(String::as_str).collect();
+    if let Some(wanted) = streams::Wanted::of(&path) {
+        return streams::serve(source, wanted, request).await;
+    }
     let known = matches!(path.as_slice(), ["healthz" | "pods"] | ["containerLogs", _, _, _]);
-    if known && request.method != Method::GET {
+    if known && request.method() != Method::GET {
         return text(StatusCode::METHOD_NOT_ALLOWED, "405: Method Not Allowed");
     }
     match path.as_slice() {
         ["healthz"] => text(StatusCode::OK, "ok"),
         ["pods"] => list(source),
         ["containerLogs", namespace, pod, container] => {
-            let query = request.uri.query().unwrap_or_default();
+            let query = request.uri().query().unwrap_or_default();
             log(source, namespace, pod, container, query)
                 .unwrap_or_else(|(status, words)| text(status, words))
         }

@@ -13,7 +13,7 @@ use tokio::sync::{broadcast, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::runtime::{Changed, POD_UID, Runtime};
+use crate::runtime::{Changed, POD_UID, Runtime, StreamRequest};
 
 /// How a container behaves.
 #[derive(Debug, Clone, Copy)]
@@ -274,6 +274,11 @@ impl Runtime for FakeRuntime {
     async fn exec(&self, request: ExecSyncRequest) -> Result<ExecSyncResponse, Error> {
         let state = self.call(format!("exec {}", request.cmd.join(" ")))?;
         Ok(ExecSyncResponse { exit_code: state.exec_code, ..ExecSyncResponse::default() })
+    }
+
+    async fn open_stream(&self, wanted: StreamRequest) -> Result<String, Error> {
+        drop(self.call(format!("open {wanted:?}"))?);
+        Err(Error::NotFound("a fake serves no streams".to_owned()))
     }
 
     async fn image(&self, name: &str) -> Result<Option<Image>, Error> {

@@ -11,14 +11,15 @@ use k8s_openapi::api::apps::v1::{ControllerRevision, Deployment, ReplicaSet, Sta
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Endpoints, Namespace, Node, PersistentVolumeClaim, Pod, ResourceQuota, Secret, Service,
-    ServiceAccount,
+    ConfigMap, Endpoints, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, ResourceQuota,
+    Secret, Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 
 use crate::bootstrap_tokens;
 use crate::indices::{self, ByLabel, ByOwner};
+use crate::volume_protection;
 
 /// The namespace of the leases by which nodes say that they live.
 pub(crate) const NODE_LEASES: &str = "kube-node-lease";
@@ -35,12 +36,14 @@ pub struct Informers {
     pub pods_by_node: Index<Pod>,
     pub pods_by_owner: ByOwner<Pod>,
     pub pods_by_label: ByLabel<Pod>,
+    pub pods_by_claim: Index<Pod>,
     pub replica_sets: Informer<ReplicaSet>,
     pub replica_sets_by_owner: ByOwner<ReplicaSet>,
     pub deployments: Informer<Deployment>,
     pub stateful_sets: Informer<StatefulSet>,
     pub controller_revisions: Informer<ControllerRevision>,
     pub controller_revisions_by_owner: ByOwner<ControllerRevision>,
+    pub persistent_volumes: Informer<PersistentVolume>,
     pub persistent_volume_claims: Informer<PersistentVolumeClaim>,
     pub pod_disruption_budgets: Informer<PodDisruptionBudget>,
     pub services: Informer<Service>,
@@ -76,6 +79,7 @@ impl Informers {
             pods_by_node: indices::by_node(&pods),
             pods_by_owner: ByOwner::of(&pods),
             pods_by_label: ByLabel::of(&pods),
+            pods_by_claim: volume_protection::claims::index(&pods),
             pods,
             replica_sets_by_owner: ByOwner::of(&replica_sets),
             replica_sets,
@@ -83,6 +87,7 @@ impl Informers {
             stateful_sets: everywhere(context, Selection::default()),
             controller_revisions_by_owner: ByOwner::of(&controller_revisions),
             controller_revisions,
+            persistent_volumes: follow(context, Api::all(context.client.clone()), Selection::default()),
             persistent_volume_claims: everywhere(context, Selection::default()),
             pod_disruption_budgets: everywhere(context, Selection::default()),
             services: everywhere(context, Selection::default()),

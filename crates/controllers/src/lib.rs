@@ -20,6 +20,7 @@ pub mod root_ca;
 pub mod service_account;
 pub mod stateful_set;
 pub mod storage_migration;
+pub mod volume_protection;
 
 mod answers;
 mod claim;
@@ -62,7 +63,7 @@ pub async fn run(context: Context, config: Config) {
     let informers = Informers::start(&context);
     let on = |name: &str| config.controllers.has(name);
     type Start = fn(&Context, &Informers);
-    let simple: [(&str, Start); 11] = [
+    let simple: [(&str, Start); 13] = [
         ("replicaset-controller", replicaset::start),
         ("deployment-controller", deployment::start),
         ("statefulset-controller", stateful_set::start),
@@ -74,6 +75,8 @@ pub async fn run(context: Context, config: Config) {
         ("certificatesigningrequest-approving-controller", certificates::approver::start),
         ("certificatesigningrequest-cleaner-controller", certificates::cleaner::start),
         ("token-cleaner-controller", bootstrap_tokens::cleaner::start),
+        ("persistentvolumeclaim-protection-controller", volume_protection::claims::start),
+        ("persistentvolume-protection-controller", volume_protection::volumes::start),
     ];
     for (_, start) in simple.iter().filter(|(name, _)| on(name)) {
         start(&context, &informers);

@@ -40,6 +40,8 @@ const KINDS: &[(&str, &str, &str, bool)] = &[
     ("nodes", "Node", "/api/v1", false),
     ("namespaces", "Namespace", "/api/v1", false),
     ("resourcequotas", "ResourceQuota", "/api/v1", true),
+    ("persistentvolumes", "PersistentVolume", "/api/v1", false),
+    ("persistentvolumeclaims", "PersistentVolumeClaim", "/api/v1", true),
     ("apps/deployments", "Deployment", "/apis/apps/v1", true),
     ("apps/replicasets", "ReplicaSet", "/apis/apps/v1", true),
     ("apps/statefulsets", "StatefulSet", "/apis/apps/v1", true),

@@ -15,6 +15,7 @@ mod pod_security;
 mod priority;
 mod runtime_class;
 mod service_account;
+mod storage_object_in_use;
 mod taint_nodes_by_condition;
 
 use std::fmt::Display;
@@ -50,6 +51,7 @@ impl Admission {
         priority::admit(lookup, request).await?;
         default_toleration_seconds::admit(request);
         default_storage_class::admit(lookup, request).await?;
+        storage_object_in_use::admit(request);
         runtime_class::admit(lookup, request).await?;
         certificates::admit(&self.clock, request);
         default_ingress_class::admit(lookup, request).await?;

@@ -18,7 +18,7 @@ use k8s_openapi::api::core::v1::{Event, Node, Service};
 use kube::Api;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, WatchParams};
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Value, json};
 use store::simdisk::SimDisk;
 use store::{EmbeddedStore, Options};
 use tokio_util::sync::CancellationToken;
@@ -116,6 +116,13 @@ pub async fn make<K: Clone + Debug + serde::Serialize + DeserializeOwned>(api: &
 /// Changes an object.
 pub async fn change<K: Clone + Debug + DeserializeOwned>(api: &Api<K>, name: &str, patch: Value) {
     api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await.expect("it is changed");
+}
+
+/// Lets go of a claim or a volume as the controllers do that hold those in use, which are not here.
+pub async fn unprotect<K: Clone + Debug + DeserializeOwned>(api: &Api<K>, name: &str) {
+    let finalizers = ["kubernetes.io/pvc-protection", "kubernetes.io/pv-protection"];
+    let patch = json!({"metadata": {"$deleteFromPrimitiveList/finalizers": finalizers}});
+    api.patch(name, &PatchParams::default(), &Patch::Strategic(patch)).await.expect("it is changed");
 }
 
 /// Deletes an object, without grace.

@@ -13,7 +13,7 @@ use kube::Api;
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 
-use crate::cluster::{Cluster, change, delete, make, until};
+use crate::cluster::{Cluster, change, delete, make, unprotect, until};
 use crate::moto::{Fault, Moto, error};
 
 const FINALIZER: &str = "service.kubernetes.io/load-balancer-cleanup";
@@ -212,6 +212,7 @@ async fn on_aws_claims_get_volumes_and_leave_nothing() {
     make(&Api::<ServiceAccount>::namespaced(client(), "default"), json!({"metadata": {"name": "default"}}))
         .await;
     make(&claims, claim("data")).await;
+    unprotect(&claims, "data").await;
     let phase = |claim: &PersistentVolumeClaim| claim.status.as_ref().and_then(|status| status.phase.clone());
     until(&claims, "bound", |all| all.iter().any(|claim| phase(claim).as_deref() == Some("Bound"))).await;
     until(&volumes, "bound", |all| {
@@ -220,6 +221,8 @@ async fn on_aws_claims_get_volumes_and_leave_nothing() {
     })
     .await;
     assert_eq!(moto.volumes().await.len(), 1);
+    let made = volumes.list(&kube::api::ListParams::default()).await.expect("a list").items;
+    unprotect(&volumes, made[0].metadata.name.as_deref().expect("a name")).await;
     let pod = json!({"metadata": {"name": "db"}, "spec": {
         "nodeName": name, "automountServiceAccountToken": false, "containers": [{"name": "db", "image": "db"}],
         "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "data"}}],
@@ -254,6 +257,7 @@ async fn on_aws_claims_get_volumes_and_leave_nothing() {
     cluster.told("lost", "ProvisioningFailed", "failed to provision volume: throttled").await;
     assert_eq!(moto.volumes().await.len(), 1);
     delete(&claims, "lost").await;
+    unprotect(&claims, "lost").await;
     until(&claims, "gone", <[_]>::is_empty).await;
     assert!(moto.volumes().await.is_empty());
     cluster.stop().await;

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cri::messages::{AttachRequest, ExecRequest, PortForwardRequest};
+use futures::FutureExt;
 use http::header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, UPGRADE};
 use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
@@ -225,7 +226,8 @@ async fn dial(
     let stream = TcpStream::connect((host, port)).await?;
     stream.set_nodelay(true)?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    let mut connection = pin!(connection.with_upgrades());
+    // It ends as soon as the answer is there, and must not be asked again.
+    let mut connection = pin!(connection.with_upgrades().fuse());
     let mut answer = pin!(sender.send_request(passed_on(url, authority, request)?));
     let mut answer = tokio::select! {
         answer = answer.as_mut() => answer?,
@@ -233,17 +235,20 @@ async fn dial(
     };
     if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
         let upgrade = hyper::upgrade::on(&mut answer);
-        let (upgraded, ended) = tokio::join!(upgrade, connection);
-        ended?;
-        return Ok((agreed(answer.headers().clone()), Some(upgraded?)));
+        let mut upgrade = pin!(upgrade);
+        let upgraded = tokio::select! {
+            upgraded = upgrade.as_mut() => upgraded?,
+            ended = connection.as_mut() => { ended?; upgrade.await? }
+        };
+        return Ok((agreed(answer.headers().clone()), Some(upgraded)));
     }
     let (parts, body) = answer.into_parts();
-    let reading = Limited::new(body, EXPLANATION).collect();
-    let (body, ended) = tokio::join!(reading, connection);
-    if let Err(error) = ended {
-        tracing::debug!(%error, "a runtime's refusal broke off");
-    }
-    Ok((refused(parts.status, &parts.headers, body?.to_bytes()), None))
+    let mut reading = pin!(Limited::new(body, EXPLANATION).collect());
+    let body = tokio::select! {
+        body = reading.as_mut() => body?,
+        ended = connection.as_mut() => { ended?; reading.await? }
+    };
+    Ok((refused(parts.status, &parts.headers, body.to_bytes()), None))
 }
 
 /// The request as the runtime gets it: without a body, and without anything that says who asks.
@@ -319,7 +324,8 @@ mod tests {
 
     #[test]
     fn paths_with_and_without_uid() {
-        let table: [(&[&str], Option<(What, Option<&str>, &str)>); 9] = [
+        type Found<'a> = Option<(What, Option<&'a str>, &'a str)>;
+        let table: [(&[&str], Found<'_>); 9] = [
             (&["exec", "ns", "p", "c"], Some((What::Exec, None, "c"))),
             (&["exec", "ns", "p", "u", "c"], Some((What::Exec, Some("u"), "c"))),
             (&["attach", "ns", "p", "c"], Some((What::Attach, None, "c"))),

@@ -102,8 +102,11 @@ fn scale_of(object: &Value, paths: &ScalePaths) -> Value {
     scale
 }
 
-/// The string form of a selector that is an object or, in old kinds, a plain map.
+/// The string form of a selector that is an object or, in old kinds, a plain map. Custom resources have the text itself.
 fn selector_text(selector: &Value) -> Option<String> {
+    if let Some(text) = selector.as_str().filter(|text| !text.is_empty()) {
+        return Some(text.to_owned());
+    }
     let fields = selector.as_object()?;
     if fields.contains_key("matchLabels") || fields.contains_key("matchExpressions") {
         return LabelSelector::from_object(Some(selector)).ok().map(|selector| selector.to_string());
@@ -196,6 +199,8 @@ mod tests {
         let mut scale = lens.view(&object);
         assert_eq!(scale["status"], json!({"replicas": 1, "selector": "app=a"}));
         assert_eq!(scale["metadata"], json!({"name": "a", "namespace": "b", "resourceVersion": "7"}));
+        let custom = json!({"spec": {"selector": "app in (a,b)"}});
+        assert_eq!(lens.view(&custom)["status"]["selector"], "app in (a,b)");
         scale["spec"]["replicas"] = json!(5);
         let mut expected = object.clone();
         expected["spec"]["replicas"] = json!(5);

@@ -2,6 +2,7 @@
 
 use api_machinery::apply::Tracked;
 use api_machinery::meta;
+use api_machinery::resource::Resource;
 use api_machinery::status::ApiError;
 use http::StatusCode;
 use serde_json::Value;
@@ -246,7 +247,7 @@ impl Change<'_> {
         }
         decode::default(resource, new);
         let counted = resource.has_generation && !matches!(self.lens, Lens::Status | Lens::Bind);
-        if counted && spec_changed(new, old) {
+        if counted && spec_changed(resource, new, old) {
             // The kind's own rules may have counted this change already.
             meta::set_generation(new, meta::generation(new).max(meta::generation(old) + 1));
         }
@@ -346,10 +347,14 @@ fn is_same(new: &Value, old: &Value) -> bool {
     rest(new).eq(rest(old)) && metadata(new).eq(metadata(old))
 }
 
-/// Whether anything but metadata and status differs.
-fn spec_changed(new: &Value, old: &Value) -> bool {
+/// Whether anything but metadata and status differs. A definition that does not set status apart has none to speak of.
+fn spec_changed(resource: &Resource, new: &Value, old: &Value) -> bool {
     let (Some(new), Some(old)) = (new.as_object(), old.as_object()) else { return new != old };
-    let relevant = |key: &str| !matches!(key, "metadata" | "status" | "apiVersion" | "kind");
+    let status_counts = resource.defined.is_some() && !resource.subresources.status;
+    let relevant = |key: &str| match key {
+        "metadata" | "apiVersion" | "kind" => false,
+        key => key != "status" || status_counts,
+    };
     let of = |fields: &serde_json::Map<String, Value>| {
         fields
             .iter()
@@ -358,4 +363,32 @@ fn spec_changed(new: &Value, old: &Value) -> bool {
             .collect::<Vec<_>>()
     };
     of(new) != of(old)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn status_that_is_not_set_apart_counts() {
+        let definition = |subresources: Value| {
+            json!({"spec": {"group": "example.com", "names": {"kind": "Widget", "plural": "widgets"}, "versions": [
+                {"name": "v1", "served": true, "storage": true, "subresources": subresources}]}})
+        };
+        let old = json!({"metadata": {"name": "a"}, "spec": {"x": 1}, "status": {"s": 1}});
+        for (subresources, status_counts) in [(json!({}), true), (json!({"status": {}}), false)] {
+            let defined =
+                api_catalog::custom::define(&definition(subresources)).expect("has the form of a definition");
+            let changed = |field: &str| {
+                let mut new = old.clone();
+                new[field] = json!({"other": 1});
+                spec_changed(&defined.storage().resource, &new, &old)
+            };
+            assert_eq!(
+                (changed("metadata"), changed("spec"), changed("status")),
+                (false, true, status_counts)
+            );
+        }
+    }
 }

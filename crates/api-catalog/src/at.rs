@@ -29,10 +29,20 @@ impl<'p, 'v> At<'p, 'v> {
         At { parent: None, step: Step::Root, value: Some(value) }
     }
 
+    /// A part of an object, which errors call `name`; JSON null counts as absent.
+    pub fn named(name: &'p str, value: &'v Value) -> At<'p, 'v> {
+        At { parent: None, step: Step::Field(name), value: Some(value).filter(|value| !value.is_null()) }
+    }
+
     /// A field of this object; JSON null counts as absent.
     pub fn get<'b>(&'b self, field: &'b str) -> At<'b, 'v> {
         let value = self.value.and_then(|v| v.get(field)).filter(|v| !v.is_null());
         At { parent: Some(self), step: Step::Field(field), value }
+    }
+
+    /// A value of this object that errors look for under another name.
+    pub fn at<'b>(&'b self, name: &'b str, value: Option<&'v Value>) -> At<'b, 'v> {
+        At { parent: Some(self), step: Step::Field(name), value }
     }
 
     /// An entry of this map, spelled `path[key]`.

@@ -5,6 +5,7 @@
 //! or looks at other objects: what needs those (admission, allocation, authorization) is the API server's.
 
 mod admission;
+mod apiextensions;
 mod apps;
 pub mod at;
 mod autoscaling;
@@ -48,6 +49,7 @@ fn entries(arena: &Arc<Arena>) -> Vec<Resource> {
     all.extend(rbac::entries(arena));
     all.extend(storage::entries(arena));
     all.extend(admission::entries(arena));
+    all.extend(apiextensions::entries(arena));
     all.extend(groups::scheduling(arena));
     all.extend(groups::coordination(arena));
     all.extend(groups::node(arena));

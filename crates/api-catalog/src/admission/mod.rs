@@ -5,7 +5,7 @@
 mod policy;
 mod rule;
 mod types;
-mod webhook;
+pub(crate) mod webhook;
 
 use std::sync::Arc;
 

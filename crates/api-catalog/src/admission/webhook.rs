@@ -128,7 +128,8 @@ fn review_versions(versions: &At, e: &mut Errors) {
     }
 }
 
-fn client(client: &At, e: &mut Errors) {
+/// Where requests go: a URL or a Service.
+pub fn client(client: &At, e: &mut Errors) {
     let (url, service) = (client.get("url"), client.get("service"));
     match (url.is_set(), service.is_set()) {
         (true, false) => validate_url(&url, e),

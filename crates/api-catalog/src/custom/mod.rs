@@ -15,7 +15,7 @@ mod versions;
 
 use std::sync::Arc;
 
-use api_machinery::field::Errors;
+use api_machinery::field::{Errors, Path};
 use api_machinery::resource::{
     Cell, Column, Defined, Resource, Rules, ScalePaths, Scope, Selectable, Storage, Subresources, Text,
     Verbs, drop_status, keep_status,
@@ -107,6 +107,25 @@ fn read(definition: &Value, text: impl Fn(&Value) -> Bytes) -> Result<Definition
         resource: Arc::new(resource),
     });
     Ok(Definition { versions: versions.collect(), storage })
+}
+
+/// Checks a default of a part of a schema: it must be a value of that part, and nothing of it may be unknown there.
+pub(crate) fn judge_default(schema: &Value, default: &Value, path: &Path<'_>, errors: &mut Errors) {
+    let arena = structure::part(schema, crate::catalog().arena());
+    let mut pruned = default.clone();
+    if !api_machinery::structural::prune(&mut pruned, arena.view(structure::ROOT)).is_empty() {
+        return errors.invalid(path, default.clone(), "must not have unknown fields");
+    }
+    let check = check::Check::read(schema);
+    let mut wrong = Vec::new();
+    judge::judge(&check, default, None, path, &mut wrong);
+    errors.extend(wrong);
+    objects::lists(&check, default, path, errors);
+    objects::embedded(&check, default, path, errors);
+    if errors.is_empty() {
+        let rules = cel::rules::compile(schema, &Path::root(), &mut Errors::new());
+        errors.extend(cel::rules::validate(&rules, default, None, path).errors.into_vec());
+    }
 }
 
 fn text(from: &Value, field: &str, name: &'static str) -> Result<Text, Error> {

@@ -15,10 +15,19 @@ pub(super) const ROOT: NodeId = NodeId(0);
 
 /// The nodes of a schema, the root first. `built_in` has the schema of metadata.
 pub(super) fn arena(schema: &Value, built_in: &Arena) -> Arena {
+    nodes(schema, true, built_in)
+}
+
+/// The nodes of a part of a schema.
+pub(super) fn part(schema: &Value, built_in: &Arena) -> Arena {
+    nodes(schema, false, built_in)
+}
+
+fn nodes(schema: &Value, is_root: bool, built_in: &Arena) -> Arena {
     let mut arena = Arena::new();
     let root = arena.add(Node::of(Kind::Any));
     let mut writer = Writer { arena, built_in, metadata: None };
-    let node = writer.read(schema, true, 0);
+    let node = writer.read(schema, is_root, 0);
     writer.arena.set(root, node);
     writer.arena
 }

@@ -38,9 +38,10 @@ fn is_valid(schema: &Value, value: &Value) -> bool {
     let number = value.as_f64();
     let whole = number.is_some_and(|number| number.fract() == 0.0);
     let type_fits = match (schema["type"].as_str(), value) {
+        (_, Value::Null) if schema["nullable"] == true => true,
         _ if schema["x-kubernetes-int-or-string"] == true => whole || value.is_string(),
         (None, _) => true,
-        (Some(_), Value::Null) => schema["nullable"] == true,
+        (Some(_), Value::Null) => false,
         (Some("string"), value) => value.is_string(),
         (Some("integer"), _) => whole,
         (Some("boolean"), value) => value.is_boolean(),

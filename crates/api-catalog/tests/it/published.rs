@@ -10,6 +10,7 @@ use api_catalog::catalog;
 use api_machinery::schema::{Format, Kind, ListType, View};
 use k8s_openapi::DeepMerge;
 use k8s_openapi::api;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
@@ -26,10 +27,16 @@ fn merge<T: DeepMerge + DeserializeOwned + Serialize>(first: Value, second: Valu
 
 macro_rules! kinds {
     ($($group:ident :: $version:ident { $($kind:ident),+ })+) => {
-        &[$($((
-            concat!("io.k8s.api.", stringify!($group), ".", stringify!($version), ".", stringify!($kind)),
-            merge::<api::$group::$version::$kind> as Merge,
-        )),+),+]
+        &[
+            (
+                "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.CustomResourceDefinition",
+                merge::<CustomResourceDefinition> as Merge,
+            ),
+            $($((
+                concat!("io.k8s.api.", stringify!($group), ".", stringify!($version), ".", stringify!($kind)),
+                merge::<api::$group::$version::$kind> as Merge,
+            )),+),+
+        ]
     };
 }
 

@@ -353,6 +353,8 @@ pub struct Rules {
     pub graceful_delete: Option<fn(object: &Value, requested: Option<i64>) -> i64>,
     /// What happens to dependents by default.
     pub propagation: Propagation,
+    /// A finalizer that a deletion puts on an object, for those whose going leaves something to clear away.
+    pub cleanup: Option<&'static str>,
     /// Subresources other than `status` through which a part of the object itself is changed, such as `approval`.
     pub parts: &'static [Part],
 }
@@ -385,6 +387,7 @@ impl Default for Rules {
             allow_unconditional_update: true,
             graceful_delete: None,
             propagation: Propagation::Background,
+            cleanup: None,
             parts: &[],
         }
     }

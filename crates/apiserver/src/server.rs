@@ -19,6 +19,7 @@ use tokio_util::task::TaskTracker;
 use crate::bootstrap;
 use crate::catalog::Catalog;
 use crate::config::Config;
+use crate::custom;
 use crate::discovery::Specs;
 use crate::egress::Routes;
 use crate::events;
@@ -115,6 +116,7 @@ impl ApiServer {
         bootstrap::run(&server).await?;
         server.tasks.spawn(compact(server.clone()));
         server.tasks.spawn(events::expire(server.clone()));
+        server.tasks.spawn(custom::keep(server.clone()));
         server.ready.store(true, Ordering::Release);
         Ok(server)
     }

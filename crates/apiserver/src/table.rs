@@ -110,7 +110,7 @@ pub fn items(server: &ApiServer, call: &ResourceCall) -> Items {
 
 /// Whether objects are shown as they are stored.
 fn is_plain(call: &ResourceCall) -> bool {
-    call.accept.transform == Transform::None && call.resource.view_of.is_none()
+    call.accept.transform == Transform::None && !call.is_view()
 }
 
 /// How a watch of this call is written.

@@ -41,6 +41,7 @@ pub(crate) fn entries(arena: &Arc<Arena>) -> Vec<Resource> {
                 default(new);
                 note_stored(new);
             },
+            cleanup: Some("customresourcecleanup.apiextensions.k8s.io"),
             allow_unconditional_update: false,
             ..Rules::default()
         },

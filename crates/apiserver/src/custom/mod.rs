@@ -3,15 +3,21 @@
 //! A definition is in force once its condition `Established` says so, whichever server wrote that; from there on its
 //! resources are catalogue entries as built-in ones are. What a definition's schema says is `api_catalog::custom`'s.
 
+mod conditions;
+mod keeper;
+
 use std::sync::Arc;
 
-use api_catalog::custom::{Definition, define};
+use api_catalog::custom::{Definition, define_stored};
 use api_machinery::encode;
 use api_machinery::resource::{Resource, Selectable};
 use bytes::Bytes;
 use serde_json::Value;
 
 use crate::catalog::{Catalog, GroupResource};
+use crate::request::route::Conversion;
+
+pub use self::keeper::keep;
 
 /// Where definitions are stored.
 pub const DEFINITIONS: &str = "/registry/apiextensions.k8s.io/customresourcedefinitions/";
@@ -27,6 +33,8 @@ pub struct Custom {
     pub since: u64,
     /// Whether its objects are being deleted, and itself with them: nothing new is made.
     pub terminating: bool,
+    /// How its objects come from one version into another.
+    pub conversion: Conversion,
     /// What the cache of its objects is about: the stored version, with the fields by which any version selects.
     pub cached: Arc<Resource>,
     /// The hash of all that it says of its objects.
@@ -35,7 +43,8 @@ pub struct Custom {
 
 impl Custom {
     /// Reads a definition; `None` if it is not in force.
-    fn read(name: &str, object: &Value, revision: u64, known: Option<&Custom>) -> Option<Custom> {
+    fn read(name: &str, text: &Bytes, revision: u64, known: Option<&Custom>) -> Option<Custom> {
+        let object = &encode::parse_unowned(text, revision).ok()?;
         if !is_true(object, "Established") {
             return None;
         }
@@ -46,15 +55,36 @@ impl Custom {
         let terminating = is_true(object, "Terminating");
         if let Some(known) = known.filter(|known| known.digest == digest) {
             let (definition, cached) = (known.definition.clone(), known.cached.clone());
-            let since = known.since;
-            return Some(Custom { name: name.into(), definition, since, terminating, cached, digest });
+            let (since, conversion) = (known.since, known.conversion);
+            return Some(Custom {
+                name: name.into(),
+                definition,
+                since,
+                terminating,
+                conversion,
+                cached,
+                digest,
+            });
         }
-        let definition = define(&serde_json::json!({"spec": effective}));
+        let definition = define_stored(&serde_json::json!({"spec": effective}), text);
         let definition = definition
             .inspect_err(|error| tracing::error!(name, %error, "a stored definition defines nothing"))
             .ok()?;
         let cached = cached(&definition);
-        Some(Custom { name: name.into(), definition, since: revision, terminating, cached, digest })
+        let conversion = match effective["conversion"]["strategy"].as_str() {
+            _ if definition.versions.len() == 1 => Conversion::Never,
+            Some("Webhook") => Conversion::Webhook,
+            _ => Conversion::Rename,
+        };
+        Some(Custom {
+            name: name.into(),
+            definition,
+            since: revision,
+            terminating,
+            conversion,
+            cached,
+            digest,
+        })
     }
 
     /// Where its objects are stored, with a slash at the end.
@@ -77,8 +107,7 @@ impl Change {
         let (plural, group) = name.split_once('.')?;
         let known = catalog.custom(group, plural);
         let read = |(bytes, revision): (&Bytes, u64)| {
-            let object = encode::parse_unowned(bytes, revision).ok()?;
-            Custom::read(name, &object, revision, known.map(|known| &**known))
+            Custom::read(name, bytes, revision, known.map(|known| &**known))
         };
         match (known, written.and_then(read)) {
             (None, None) => None,

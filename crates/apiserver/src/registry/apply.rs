@@ -127,7 +127,7 @@ fn read(
     if resource.view_of.is_some() {
         fits(&applied, resource.schema.view(), &resource.api_version())?;
     }
-    Ok(call.to_stored(applied))
+    call.to_stored(applied)
 }
 
 /// The applied object must say that it is what the path is about.

@@ -3,7 +3,7 @@
 use api_machinery::apply::Tracked;
 use api_machinery::meta;
 use api_machinery::resource::Resource;
-use api_machinery::status::ApiError;
+use api_machinery::status::{ApiError, Reason};
 use http::StatusCode;
 use serde_json::Value;
 
@@ -49,6 +49,11 @@ pub async fn create_object(
     options: &WriteOptions,
     warnings: &mut Vec<String>,
 ) -> Result<Cached, ApiError> {
+    let (group, plural) = call.names();
+    if server.catalog().custom(group, plural).is_some_and(|custom| custom.terminating) {
+        let message = "create not allowed while custom resource definition is terminating";
+        return Err(ApiError::new(Reason::MethodNotAllowed, message));
+    }
     let Wanted { mut object, owners } = wanted;
     let admission = Admission {
         call,

@@ -264,10 +264,11 @@ fn plan(call: &ResourceCall, old: &Value, options: &DeleteOptions, now: Timestam
                 (false, false) => Step::Mark(new),
             }
         }
-        None if grace == 0 && !waits => Step::Remove(new),
+        None if grace == 0 && !waits && rules.cleanup.is_none() => Step::Remove(new),
         None => {
             let deadline = now.checked_add(SignedDuration::from_secs(grace)).unwrap_or(Timestamp::MAX);
             mark(&mut new, deadline, grace);
+            clean_up_first(&mut new, rules.cleanup);
             if meta::generation(old) > 0 {
                 meta::set_generation(&mut new, meta::generation(old) + 1);
             }
@@ -283,6 +284,15 @@ fn mark(object: &mut Value, deadline: Timestamp, grace: i64) {
     let metadata = meta::metadata_mut(object);
     metadata.insert("deletionTimestamp".to_owned(), rfc3339(deadline).into());
     metadata.insert("deletionGracePeriodSeconds".to_owned(), grace.into());
+}
+
+/// What an object leaves behind goes before it.
+fn clean_up_first(object: &mut Value, cleanup: Option<&str>) {
+    let mut finalizers: Vec<String> = meta::finalizers(object).into_iter().map(str::to_owned).collect();
+    if let Some(cleanup) = cleanup.filter(|cleanup| !finalizers.iter().any(|known| known == cleanup)) {
+        finalizers.push(cleanup.to_owned());
+        meta::set_finalizers(object, finalizers);
+    }
 }
 
 /// The two finalizers of the garbage collector say what happens to dependents.

@@ -20,6 +20,7 @@ use std::sync::Arc;
 
 use api_machinery::status::ApiError;
 
+pub use self::delete::{DeleteOptions, delete_object};
 pub use self::lens::Lens;
 pub use self::list::Page;
 pub use self::quota::Turns;

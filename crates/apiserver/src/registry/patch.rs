@@ -69,6 +69,10 @@ impl Patch {
         match body.media.as_str() {
             JSON => Ok(Patch::Json(api_machinery::patch::json::Patch::parse(&body.bytes)?)),
             MERGE => Ok(Patch::Merge(decode::patch_object(call, body, validation, warnings)?)),
+            // How lists of custom resources merge, strategies do not say.
+            STRATEGIC if call.resource.defined.is_some() => {
+                Err(ApiError::unsupported_media_type(&[JSON, MERGE, apply::MEDIA]))
+            }
             STRATEGIC => Ok(Patch::Strategic(decode::patch_object(call, body, validation, warnings)?)),
             _ => Err(ApiError::unsupported_media_type(&[JSON, MERGE, STRATEGIC, apply::MEDIA])),
         }
@@ -95,12 +99,12 @@ fn patched(
     if let Lens::Scale(_) = lens {
         return patch.apply(&view, &SchemaRef::any());
     }
-    let shown = call.to_view(view);
+    let shown = call.to_view(view)?;
     let patched = patch.apply(&shown, &call.resource.schema)?;
     if meta::kind(&patched) != meta::kind(&shown) || meta::api_version(&patched) != meta::api_version(&shown)
     {
         return Err(ApiError::bad_request("a patch may not change apiVersion or kind"));
     }
     let checked = decode::structured(&call.resource, patched, validation, warnings)?;
-    Ok(call.to_stored(checked))
+    call.to_stored(checked)
 }

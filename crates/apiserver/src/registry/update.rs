@@ -178,6 +178,7 @@ impl Change<'_> {
             let stored = current(server, self.call).await?.ok_or_else(|| not_found(self.call))?;
             let old =
                 stored.value().ok_or_else(|| ApiError::internal("the stored object does not decode"))?;
+            let old = self.call.renewed(old)?;
             let Wanted { object: mut new, owners } = change(&old)?;
             let insists = self.revision_matches(&new, &old)?;
             self.prepare(&mut new, &old)?;

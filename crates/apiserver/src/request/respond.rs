@@ -108,6 +108,7 @@ pub fn send(
     if code != StatusCode::OK {
         *response.status_mut() = code;
     }
+    warn(&mut response, call.deprecation.as_slice());
     warn(&mut response, &warnings);
     drop(permit);
     Ok(response)
@@ -139,7 +140,7 @@ fn warning_header(text: &str) -> Option<HeaderValue> {
 }
 
 fn one(server: &ApiServer, call: &ResourceCall, object: &Arc<Cached>) -> Result<Response<Body>, ApiError> {
-    let plain = call.accept.transform == Transform::None && call.resource.view_of.is_none();
+    let plain = call.accept.transform == Transform::None && !call.is_view();
     if plain && call.accept.format == Format::Json {
         let mut out = BytesMut::with_capacity(object.bytes.len() + 64);
         object.write_json(&mut out);
@@ -157,7 +158,7 @@ fn one(server: &ApiServer, call: &ResourceCall, object: &Arc<Cached>) -> Result<
 /// An object as a value in the version of the path.
 pub fn shown(call: &ResourceCall, object: &Cached) -> Result<Value, ApiError> {
     let value = object.value().ok_or_else(|| ApiError::internal("a stored object does not decode"))?;
-    Ok(call.to_view(Arc::unwrap_or_clone(value)))
+    call.to_view(Arc::unwrap_or_clone(value))
 }
 
 fn watch(server: &Arc<ApiServer>, call: &ResourceCall, plan: WatchPlan) -> Result<Response<Body>, ApiError> {

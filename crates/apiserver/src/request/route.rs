@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use api_machinery::meta;
 use api_machinery::resource::{Resource, Verb, Verbs};
 use api_machinery::status::ApiError;
 use http::request::Parts;
@@ -39,6 +40,17 @@ pub struct Call {
     pub deadline: Instant,
 }
 
+/// How objects of a custom resource come from one version into another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Conversion {
+    /// There is one version only.
+    Never,
+    /// Only the version's name changes.
+    Rename,
+    /// Somebody else is asked.
+    Webhook,
+}
+
 /// A call about a resource.
 #[derive(Clone, Debug)]
 pub struct ResourceCall {
@@ -48,6 +60,10 @@ pub struct ResourceCall {
     pub resource: Arc<Resource>,
     /// The entry whose objects they are: the same one, unless that is a view of another.
     pub stored: Arc<Resource>,
+    /// How objects come from the stored version into the path's.
+    pub conversion: Conversion,
+    /// What users of the path's version are warned of.
+    pub deprecation: Option<String>,
     /// How to answer.
     pub accept: Accept,
     /// The namespace of the object; empty for cluster scope and for all namespaces.
@@ -97,20 +113,49 @@ impl ResourceCall {
         other
     }
 
-    /// A decoded object in the form in which it is stored.
-    pub fn to_stored(&self, mut object: Value) -> Value {
+    /// Whether objects are shown otherwise than they are stored.
+    pub fn is_view(&self) -> bool {
+        self.resource.view_of.is_some() || self.conversion != Conversion::Never
+    }
+
+    /// A decoded object in the form in which it is stored; also what was stored in a form of earlier times.
+    pub fn to_stored(&self, mut object: Value) -> Result<Value, ApiError> {
         if let Some(view) = &self.resource.view_of {
             (view.to_stored)(&mut object);
         }
-        object
+        self.convert(object, &self.stored)
+    }
+
+    /// An object that is stored, in the version in which it would be stored now.
+    pub fn renewed(&self, object: Arc<Value>) -> Result<Arc<Value>, ApiError> {
+        if self.conversion == Conversion::Never {
+            return Ok(object);
+        }
+        self.convert(Arc::unwrap_or_clone(object), &self.stored).map(Arc::new)
     }
 
     /// A stored object as the path's version shows it.
-    pub fn to_view(&self, mut object: Value) -> Value {
+    pub fn to_view(&self, mut object: Value) -> Result<Value, ApiError> {
         if let Some(view) = &self.resource.view_of {
             (view.from_stored)(&mut object);
         }
-        object
+        self.convert(object, &self.resource)
+    }
+
+    fn convert(&self, mut object: Value, into: &Resource) -> Result<Value, ApiError> {
+        let wanted = into.api_version();
+        if self.conversion == Conversion::Never || meta::api_version(&object) == wanted {
+            return Ok(object);
+        }
+        if self.conversion == Conversion::Webhook {
+            return Err(ApiError::internal(format!(
+                "conversion webhook for {}, Kind={} failed: conversion webhooks are not supported by this server",
+                meta::api_version(&object),
+                into.kind
+            )));
+        }
+        object["apiVersion"] = wanted.into();
+        Ok(object)
     }
 }
 
@@ -154,22 +199,45 @@ pub async fn find(
     }
     nameable(&resource, info)?;
     let reads = matches!(call.info.verb.as_str(), "get" | "list" | "watch");
-    let stored = match &resource.view_of {
-        Some(view) => {
-            let found = catalog.find(view.group, view.version, view.plural);
-            found.ok_or_else(|| ApiError::internal("a view of a resource that does not exist"))?.clone()
-        }
-        None => resource.clone(),
-    };
+    let (stored, conversion) = stored(&catalog, &resource)?;
+    let deprecation = deprecation(&catalog, &resource);
     if call.info.subresource == "proxy" {
         // Who answers also says in which form.
-        let call = ResourceCall { call, resource, stored, accept: Accept::PLAIN, namespace };
+        let call = ResourceCall {
+            call,
+            resource,
+            stored,
+            conversion,
+            deprecation,
+            accept: Accept::PLAIN,
+            namespace,
+        };
         return Ok(Route::Proxy(call, tail));
     }
     // Before anything is done: a client that cannot read the answer changes nothing.
     let accept = Accept::of(&call.headers, true)?;
-    let call = ResourceCall { call, resource, stored, accept, namespace };
+    let call = ResourceCall { call, resource, stored, conversion, deprecation, accept, namespace };
     Ok(if reads { Route::Read(call) } else { Route::Write(call) })
+}
+
+/// The resource whose objects are stored, and how they come from there.
+fn stored(catalog: &Catalog, resource: &Arc<Resource>) -> Result<(Arc<Resource>, Conversion), ApiError> {
+    if let Some(view) = &resource.view_of {
+        let found = catalog.find(view.group, view.version, view.plural);
+        let found = found.ok_or_else(|| ApiError::internal("a view of a resource that does not exist"))?;
+        return Ok((found.clone(), Conversion::Never));
+    }
+    let custom = resource.defined.as_ref().and_then(|_| catalog.custom(&resource.group, &resource.plural));
+    Ok(custom
+        .map_or((resource.clone(), Conversion::Never), |custom| (custom.cached.clone(), custom.conversion)))
+}
+
+fn deprecation(catalog: &Catalog, resource: &Resource) -> Option<String> {
+    resource.defined.as_ref()?;
+    let custom = catalog.custom(&resource.group, &resource.plural)?;
+    let version =
+        custom.definition.versions.iter().find(|version| version.resource.version == resource.version);
+    version?.deprecation.clone()
 }
 
 /// The resource that is asked for. One that is not known may have been defined a moment ago, here or by another server.

@@ -17,7 +17,8 @@ pub fn created(call: &ResourceCall, object: &Value) -> Result<(), ApiError> {
     meta::validate_meta(object, resource.namespaced(), resource.rules.name, &mut errors);
     (resource.rules.validate)(object, &mut errors);
     (resource.rules.validate_create)(object, &mut errors);
-    if let Some(defined) = &resource.defined {
+    // What a version says of its objects holds for those who speak it.
+    if let Some(defined) = &call.resource.defined {
         defined.validate(object, None, &mut errors);
     }
     verdict(call, object, errors)
@@ -41,7 +42,7 @@ pub fn updated(call: &ResourceCall, lens: &Lens, new: &Value, old: &Value) -> Re
         }
         Lens::Bind | Lens::Finalize => {}
     }
-    if let Some(defined) = &call.stored.defined {
+    if let Some(defined) = &call.resource.defined {
         defined.validate(new, Some(old), &mut errors);
     }
     verdict(call, new, errors)

@@ -1,5 +1,7 @@
 //! Every kind of object that can be deleted, found by discovery, and followed by metadata alone where it can be watched.
 //! The garbage collector and the namespace controller read it; the objects' other fields are never fetched.
+//!
+//! Definitions of custom resources come and go; discovery is asked again whenever one has changed.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,6 +15,7 @@ use kube::Api;
 use kube::core::discovery::v2::{APIGroupDiscovery, APIResourceDiscovery};
 use kube::core::{ApiResource, DynamicObject, PartialObjectMeta};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 /// How soon discovery is tried again, at first and at last.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
@@ -20,6 +23,9 @@ const RETRY_LAST: Duration = Duration::from_secs(10);
 
 /// An object, by its metadata.
 pub type Metadata = PartialObjectMeta<DynamicObject>;
+
+/// What says which custom resources there are, as [`Discovered::name`] has it.
+const DEFINITIONS: &str = "customresourcedefinitions.apiextensions.k8s.io";
 
 /// Kinds that come and go by the thousand, own nothing and are owned by nothing.
 const NOT_FOLLOWED: [(&str, &str); 2] = [("", "events"), ("events.k8s.io", "events")];
@@ -145,6 +151,8 @@ pub struct Followed {
     pub kind: Discovered,
     /// Its objects.
     pub objects: Informer<Metadata>,
+    /// Ends following it.
+    stop: CancellationToken,
 }
 
 type Listener = Arc<dyn Fn(&Arc<Followed>) + Send + Sync>;
@@ -164,26 +172,35 @@ struct State {
 }
 
 impl Resources {
-    /// Follows all kinds that there are, once the API server has told them.
+    /// Follows all kinds that there are, once the API server has told them, and those that come later.
     pub fn start(context: &Context) -> Self {
         let discovered = Arc::new(watch::Sender::new(false));
         let resources = Self { context: context.clone(), state: Arc::default(), discovered };
         let (found, shutdown) = (resources.clone(), context.shutdown.clone());
         context.tasks.spawn(async move {
-            shutdown.run_until_cancelled(found.discover_until_done()).await;
+            shutdown.run_until_cancelled(found.keep()).await;
         });
         resources
+    }
+
+    async fn keep(&self) {
+        self.discover_until_done().await;
+        self.discovered.send_replace(true);
+        let Some(definitions) = self.get(DEFINITIONS) else { return };
+        let (bell, mut changes) = watch::channel(());
+        definitions.objects.on_change(move |_| {
+            bell.send_replace(());
+        });
+        while changes.changed().await.is_ok() {
+            self.discover_until_done().await;
+        }
     }
 
     async fn discover_until_done(&self) {
         let mut delay = RETRY_FIRST;
         loop {
             match discover(&self.context.client).await {
-                Ok(found) => {
-                    self.follow(found.kinds);
-                    self.discovered.send_replace(true);
-                    return;
-                }
+                Ok(found) => return self.follow(found),
                 Err(error) => {
                     tracing::warn!(%error, "no discovery; trying again");
                     tokio::time::sleep(delay).await;
@@ -197,12 +214,25 @@ impl Resources {
         self.state.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Follows every kind of `found` that can be followed and is not yet.
-    pub fn follow(&self, found: Vec<Discovered>) {
+    /// Follows every kind of `found` that can be followed and is not yet, and no longer what is gone or not as it was.
+    fn follow(&self, found: Discovery) {
+        let Discovery { kinds, missing } = found;
+        let is_missing = |kind: &Discovered| {
+            let group =
+                |version: &String| version.split_once('/').map_or("", |(group, _)| group) == kind.api.group;
+            missing.iter().any(group)
+        };
         let (new, listeners) = {
             let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+            state.kinds.retain(|_, known| {
+                let stays = kinds.contains(&known.kind) || is_missing(&known.kind);
+                if !stays {
+                    known.stop.cancel();
+                }
+                stays
+            });
             let mut new = Vec::new();
-            for kind in found.into_iter().filter(Discovered::is_followed) {
+            for kind in kinds.into_iter().filter(Discovered::is_followed) {
                 let name: Arc<str> = kind.name().into();
                 if let Entry::Vacant(place) = state.kinds.entry(name.clone()) {
                     new.push(place.insert(Arc::new(self.start_kind(name, kind))).clone());
@@ -220,9 +250,9 @@ impl Resources {
 
     fn start_kind(&self, name: Arc<str>, kind: Discovered) -> Followed {
         let all = Api::all_with(self.context.client.clone(), &kind.api);
-        let (tasks, shutdown) = (&self.context.tasks, self.context.shutdown.clone());
-        let objects = Informer::start_metadata(tasks, shutdown, all, Selection::default());
-        Followed { name, kind, objects }
+        let (tasks, stop) = (&self.context.tasks, self.context.shutdown.child_token());
+        let objects = Informer::start_metadata(tasks, stop.clone(), all, Selection::default());
+        Followed { name, kind, objects, stop }
     }
 
     /// Calls `listener` once for every kind that is followed, now or later.

@@ -18,7 +18,7 @@ use crate::request::commit::{self, Committed};
 use crate::request::decode::{self, Body};
 use crate::request::query::WriteOptions;
 use crate::request::respond::Answer;
-use crate::request::route::ResourceCall;
+use crate::request::route::{Conversion, ResourceCall};
 use crate::request::validate;
 use crate::server::ApiServer;
 use crate::types::{Operation, RequestInfo};
@@ -290,7 +290,9 @@ impl Change<'_> {
         let key = call.key();
         let store_key = call.store_key();
         let bytes = commit::encode_with(&new, owners)?;
-        if !owners.changed && is_same(&new, old) {
+        // What was stored in another version is stored anew, which is how migrations go on.
+        let current = call.conversion == Conversion::Never || bytes == stored.bytes;
+        if !owners.changed && is_same(&new, old) && current {
             return Ok(Some(Changed::Stored(Cached::new(&key, stored.bytes.clone(), stored.revision))));
         }
         if self.dry_run {

@@ -219,3 +219,93 @@ fn a_migration_goes_over_every_object_and_says_so() {
         }
     });
 }
+
+const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+const WIDGETS: &str = "widgets.example.com";
+
+fn definition(storage: &str) -> Value {
+    let version = |name: &str| {
+        json!({"name": name, "served": true, "storage": name == storage,
+            "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}}})
+    };
+    json!({"metadata": {"name": WIDGETS}, "spec": {"group": "example.com", "scope": "Namespaced",
+        "names": {"plural": "widgets", "kind": "Widget"}, "versions": [version("v1"), version("v2")]}})
+}
+
+async fn define(cluster: &mut Cluster) {
+    create(cluster, DEFINITIONS, definition("v1")).await;
+    let key = format!("apiextensions.k8s.io/customresourcedefinitions/{WIDGETS}");
+    wait(cluster, 5, "the definition is in force", |cluster| {
+        let found = stored(cluster, &key).unwrap_or_default();
+        let conditions = found["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        conditions.iter().any(|one| one["type"] == "Established" && one["status"] == "True")
+    })
+    .await;
+}
+
+fn widget(name: &str) -> Value {
+    json!({"apiVersion": "example.com/v1", "kind": "Widget", "metadata": {"name": name}})
+}
+
+#[test]
+fn custom_objects_own_and_are_emptied_out_as_others_are() {
+    simulated(async {
+        let mut cluster = Cluster::start(6).await.expect("a cluster");
+        // A second time, since what is followed has to end with the first definition.
+        for _ in 0..2 {
+            define(&mut cluster).await;
+            let widgets = |namespace: &str| format!("/apis/example.com/v1/namespaces/{namespace}/widgets");
+            create(&cluster, &widgets("default"), widget("a")).await;
+            let key = "example.com/widgets/default/a";
+            wait(&mut cluster, 5, "it is stored", |cluster| stored(cluster, key).is_some()).await;
+            let owner = json!({"apiVersion": "example.com/v1", "kind": "Widget", "name": "a",
+                "uid": uid(&cluster, key)});
+            create(&cluster, MAPS, map("owned", &[owner])).await;
+            pass(&mut cluster, 5).await;
+            assert!(stored(&cluster, "configmaps/default/owned").is_some(), "its owner is there");
+            delete(&cluster, &format!("{}/a", widgets("default"))).await;
+            wait(&mut cluster, 30, "what it owned goes", |cluster| {
+                stored(cluster, "configmaps/default/owned").is_none()
+            })
+            .await;
+            create(&cluster, "/api/v1/namespaces", json!({"metadata": {"name": "team"}})).await;
+            create(&cluster, &widgets("team"), widget("b")).await;
+            let inner = "example.com/widgets/team/b";
+            wait(&mut cluster, 5, "it is stored", |cluster| stored(cluster, inner).is_some()).await;
+            delete(&cluster, "/api/v1/namespaces/team").await;
+            wait(&mut cluster, 60, "the namespace goes with it", |cluster| {
+                stored(cluster, "namespaces/team").is_none() && stored(cluster, inner).is_none()
+            })
+            .await;
+            create(&cluster, &widgets("default"), widget("c")).await;
+            delete(&cluster, &format!("{DEFINITIONS}/{WIDGETS}")).await;
+            wait(&mut cluster, 30, "the definition goes after its objects", |cluster| {
+                let definition = format!("apiextensions.k8s.io/customresourcedefinitions/{WIDGETS}");
+                stored(cluster, &definition).is_none()
+            })
+            .await;
+            assert!(stored(&cluster, "example.com/widgets/default/c").is_none(), "nothing is left");
+        }
+    });
+}
+
+#[test]
+fn custom_objects_migrate_into_the_version_that_is_stored_now() {
+    const MIGRATIONS: &str = "/apis/storagemigration.k8s.io/v1/storageversionmigrations";
+    simulated(async {
+        let mut cluster = Cluster::start(7).await.expect("a cluster");
+        define(&mut cluster).await;
+        create(&cluster, "/apis/example.com/v1/namespaces/default/widgets", widget("a")).await;
+        let versions = definition("v2")["spec"]["versions"].clone();
+        let path = format!("{DEFINITIONS}/{WIDGETS}");
+        patch(&cluster, &path, json!({"spec": {"versions": versions}})).await;
+        let migration = json!({"metadata": {"name": "widgets"},
+            "spec": {"resource": {"group": "example.com", "resource": "widgets"}}});
+        create(&cluster, MIGRATIONS, migration).await;
+        wait(&mut cluster, 60, "it is stored in the new version", |cluster| {
+            let found = stored(cluster, "example.com/widgets/default/a").unwrap_or_default();
+            found["apiVersion"] == "example.com/v2"
+        })
+        .await;
+    });
+}

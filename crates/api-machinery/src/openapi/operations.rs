@@ -14,6 +14,9 @@ const PATCH_TYPES: [&str; 4] = [
     "application/strategic-merge-patch+json",
     "application/apply-patch+yaml",
 ];
+/// Those of custom resources: clients read here whether strategies are known.
+const CUSTOM_PATCH_TYPES: [&str; 3] =
+    ["application/json-patch+json", "application/merge-patch+json", "application/apply-patch+yaml"];
 const MEDIA_TYPES: [&str; 2] = ["application/json", "application/yaml"];
 const WATCH_TYPES: [&str; 2] = ["application/json;stream=watch", "application/yaml"];
 
@@ -34,6 +37,8 @@ struct Operation {
     action: &'static str,
     /// `x-kubernetes-group-version-kind`.
     kind: Value,
+    /// What a patch may be.
+    patches: &'static [&'static str],
     parameters: Vec<&'static Parameter>,
     /// The definition of the body, and whether it must be there.
     body: Option<(String, bool)>,
@@ -168,6 +173,7 @@ impl Maker<'_> {
             tag,
             action,
             kind: json!({"group": group, "version": version, "kind": kind}),
+            patches: if self.resource.defined.is_some() { &CUSTOM_PATCH_TYPES } else { &PATCH_TYPES },
             parameters: Vec::new(),
             body: None,
             answer: Some(self.resource.definition.to_string()),
@@ -371,7 +377,7 @@ impl Operation {
     }
 
     fn consumes(&self) -> &'static [&'static str] {
-        if self.action == "patch" { &PATCH_TYPES } else { &["*/*"] }
+        if self.action == "patch" { self.patches } else { &["*/*"] }
     }
 
     fn produces(&self) -> Vec<&'static str> {

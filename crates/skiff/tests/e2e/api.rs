@@ -2,6 +2,7 @@
 //! discovery, validation and printing.
 
 use crate::clients;
+use crate::custom;
 use crate::machine::{Cluster, Form, in_each_form};
 
 in_each_form!(stock_clients_find_what_they_expect);
@@ -28,6 +29,7 @@ fn stock_clients_find_what_they_expect(form: Form) {
     bad_input(&cluster);
     generic_verbs(&cluster);
     server_side_apply(&cluster);
+    custom::resources_are_there_a_moment_later(&cluster);
     if form == Form::Server {
         clients::official_clients_do_their_work(&cluster);
     }

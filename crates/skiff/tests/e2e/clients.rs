@@ -38,6 +38,7 @@ fn helm(cluster: &Cluster) {
     let is = |text: &str, replicas: &str, revision: &str| {
         let field = |what: &str| cluster.kubectl(&format!("get {what}"));
         assert_eq!(field("configmap page -o jsonpath='{.data.text}'"), text);
+        assert_eq!(field("bookmark page -o jsonpath='{.spec.of}'"), text, "what the chart defines itself");
         assert_eq!(field("configmap page-after -o jsonpath='{.data.revision}'"), revision);
         assert_eq!(field("deployment page -o jsonpath='{.status.availableReplicas}'"), replicas);
         assert!(cluster.try_kubectl("get pod page-before").is_err(), "the hook is taken away");
@@ -56,7 +57,7 @@ fn helm(cluster: &Cluster) {
     assert!(history.contains("superseded") && history.contains("Rollback to 1"), "{history}");
     assert!(helm("list").contains("deployed"));
     helm(&format!("uninstall page {wait}"));
-    for gone in ["deployment", "service", "configmap"] {
+    for gone in ["deployment", "service", "configmap", "bookmark"] {
         assert!(cluster.try_kubectl(&format!("get {gone} page")).is_err(), "{gone}");
     }
     assert!(!helm("list --all-namespaces").contains("page"));

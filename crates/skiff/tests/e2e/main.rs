@@ -8,6 +8,7 @@ mod clients;
 mod cloud;
 mod cluster;
 mod components;
+mod custom;
 mod etcd;
 mod failures;
 mod internet;

@@ -95,6 +95,17 @@ pub fn splice_into(out: &mut BytesMut, stored: &[u8], revision: u64) -> Result<(
     Ok(())
 }
 
+/// The `apiVersion` of an object in stored form, where it stands right behind the metadata: it does in what nobody has given
+/// fields with names in front of it.
+pub fn api_version(stored: &[u8]) -> Option<&str> {
+    let metadata = stored.strip_prefix(&PREFIX.as_bytes()[..PREFIX.len() - 1])?;
+    let mut values = serde_json::Deserializer::from_slice(metadata).into_iter::<IgnoredAny>();
+    values.next()?.ok()?;
+    let rest = metadata[values.byte_offset()..].strip_prefix(b",\"apiVersion\":\"")?;
+    let end = rest.iter().position(|byte| *byte == b'"')?;
+    std::str::from_utf8(&rest[..end]).ok()
+}
+
 /// The object at a revision as one buffer.
 pub fn splice_revision(stored: &[u8], revision: u64) -> Result<Bytes, EncodeError> {
     let mut out = BytesMut::new();
@@ -188,6 +199,24 @@ mod tests {
         let read = parse_unowned(&stored(&elsewhere).expect("has metadata"), 3).expect("is stored form");
         assert_eq!(read["spec"], elsewhere["spec"]);
         assert!(matches!(parse_unowned(b"{\"metadata\":1}", 3), Err(EncodeError::NotJson(_))));
+    }
+
+    #[test]
+    fn versions_are_read_behind_the_metadata() {
+        for (object, found) in [
+            (json!({"apiVersion": "a/v1", "kind": "K", "metadata": {"name": "a\"}"}}), Some("a/v1")),
+            (
+                json!({"kind": "K", "metadata": {"name": "a", "managedFields": [{"apiVersion": "b/v1"}]}}),
+                None,
+            ),
+            (json!({"Alpha": 1, "apiVersion": "a/v1", "metadata": {"name": "a"}}), None),
+        ] {
+            assert_eq!(api_version(&stored(&object).expect("a stored form")), found);
+        }
+        for bytes in ["", "{\"metadata\":{", "{\"metadata\":{}", "{\"metadata\":{},\"apiVersion\":\"a", "[]"]
+        {
+            assert_eq!(api_version(bytes.as_bytes()), None, "{bytes}");
+        }
     }
 
     #[test]

@@ -7,11 +7,12 @@ use api_machinery::table::{self, IncludeObject};
 use bytes::BytesMut;
 use serde_json::{Value, json};
 
+use crate::custom::convert;
 use crate::registry::Page;
 use crate::request::respond;
 use crate::request::route::ResourceCall;
 use crate::server::ApiServer;
-use crate::watch::{Cached, Render};
+use crate::watch::{Cached, Converting, Render};
 
 const INITIAL_END: &str = "k8s.io/initial-events-end";
 const VERSION: &str = "v1";
@@ -115,7 +116,8 @@ fn is_plain(call: &ResourceCall) -> bool {
 
 /// How a watch of this call is written.
 pub fn render(server: &Arc<ApiServer>, call: &ResourceCall) -> Arc<dyn Render> {
-    if is_plain(call) {
+    // Custom resources are stored in one version and shown in several.
+    if is_plain(call) && call.custom.is_none() {
         return Arc::new(Plain {
             kind: call.resource.kind.to_string(),
             api_version: call.resource.api_version(),
@@ -147,7 +149,15 @@ struct Shaped {
 }
 
 impl Render for Shaped {
+    fn converted(&self, objects: &[Arc<Cached>]) -> Option<Converting<'_>> {
+        self.call.custom.as_ref()?;
+        Some(Box::pin(convert::shown(&self.server, &self.call, objects.to_vec())))
+    }
+
     fn object(&self, object: &Cached, out: &mut BytesMut) {
+        if is_plain(&self.call) {
+            return object.write_json(out);
+        }
         let value = match respond::shown(&self.call, object) {
             Ok(value) => value,
             Err(error) => error.to_value(),

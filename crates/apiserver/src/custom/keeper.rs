@@ -19,7 +19,7 @@ use crate::bootstrap;
 use crate::registry::{DeleteOptions, delete_object};
 use crate::request::negotiate::Accept;
 use crate::request::query::Query;
-use crate::request::route::{Call, Conversion, ResourceCall};
+use crate::request::route::{Call, ResourceCall};
 use crate::server::ApiServer;
 use crate::types::RequestInfo;
 use crate::watch::{Cached, ResourceCache, Selection};
@@ -233,7 +233,8 @@ impl Clearing {
             call,
             stored: resource.clone(),
             resource,
-            conversion: Conversion::Never,
+            // As they are stored, whoever else would have to be asked.
+            custom: None,
             deprecation: None,
             accept: Accept::PLAIN,
             namespace: String::new(),

@@ -4,6 +4,7 @@
 //! resources are catalogue entries as built-in ones are. What a definition's schema says is `api_catalog::custom`'s.
 
 mod conditions;
+pub mod convert;
 mod keeper;
 
 use std::sync::Arc;
@@ -15,8 +16,8 @@ use bytes::Bytes;
 use serde_json::Value;
 
 use crate::catalog::{Catalog, GroupResource};
-use crate::request::route::Conversion;
 
+use self::convert::Conversion;
 pub use self::keeper::keep;
 
 /// Where definitions are stored.
@@ -34,7 +35,7 @@ pub struct Custom {
     /// Whether its objects are being deleted, and itself with them: nothing new is made.
     pub terminating: bool,
     /// How its objects come from one version into another.
-    pub conversion: Conversion,
+    pub conversion: Arc<Conversion>,
     /// What the cache of its objects is about: the stored version, with the fields by which any version selects.
     pub cached: Arc<Resource>,
     /// The hash of all that it says of its objects.
@@ -55,7 +56,7 @@ impl Custom {
         let terminating = is_true(object, "Terminating");
         if let Some(known) = known.filter(|known| known.digest == digest) {
             let (definition, cached) = (known.definition.clone(), known.cached.clone());
-            let (since, conversion) = (known.since, known.conversion);
+            let (since, conversion) = (known.since, known.conversion.clone());
             return Some(Custom {
                 name: name.into(),
                 definition,
@@ -71,11 +72,7 @@ impl Custom {
             .inspect_err(|error| tracing::error!(name, %error, "a stored definition defines nothing"))
             .ok()?;
         let cached = cached(&definition);
-        let conversion = match effective["conversion"]["strategy"].as_str() {
-            _ if definition.versions.len() == 1 => Conversion::Never,
-            Some("Webhook") => Conversion::Webhook,
-            _ => Conversion::Rename,
-        };
+        let conversion = Arc::new(Conversion::of(&effective["conversion"]));
         Some(Custom {
             name: name.into(),
             definition,

@@ -73,7 +73,7 @@ async fn to_existing(
     };
     let wanted = |old: &Value| wanted(call, owner, Some(old), applied, options.forced());
     let changed = change.run(server, warnings, &wanted).await?;
-    update::answer(lens, changed.into_object())
+    update::answer(server, call, lens, changed.into_object()).await
 }
 
 async fn to_new(
@@ -127,7 +127,7 @@ fn read(
     if resource.view_of.is_some() {
         fits(&applied, resource.schema.view(), &resource.api_version())?;
     }
-    call.to_stored(applied)
+    Ok(call.to_stored(applied))
 }
 
 /// The applied object must say that it is what the path is about.

@@ -12,6 +12,7 @@ use super::owner::Owner;
 use super::quota;
 use super::update::Wanted;
 use crate::allocation;
+use crate::custom::convert;
 use crate::request::admit::Admission;
 use crate::request::commit::{self, Committed};
 use crate::request::decode::{self, Body};
@@ -180,7 +181,7 @@ async fn create_named(
         let claims = allocation::plan(server, call, None, Some(&mut attempt)).await?;
         admission.check(server, Some(&mut attempt), warnings).await?;
         let charge = quota::charge(server, admission, &attempt).await?;
-        let bytes = commit::encode_with(&attempt, owners)?;
+        let bytes = commit::encode_with(&*convert::storable(server, call, &attempt).await?, owners)?;
         if let Some(taken) = server.store().get(&store_key).await.map_err(commit::store_error)? {
             let taken = Cached::new(&key, taken.value, taken.mod_revision);
             let leaving = taken.value().is_some_and(|value| meta::is_deleting(&value));

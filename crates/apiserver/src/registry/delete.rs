@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::{current, not_found};
 use crate::allocation;
+use crate::custom::convert;
 use crate::request::admit::Admission;
 use crate::request::commit::{self, Committed};
 use crate::request::decode::{self, Body};
@@ -21,7 +22,7 @@ use crate::request::respond::Answer;
 use crate::request::route::ResourceCall;
 use crate::server::ApiServer;
 use crate::types::Operation;
-use crate::watch::{Cached, Selection};
+use crate::watch::Cached;
 
 /// Rounds of a deletion that others keep getting in the way of.
 const ATTEMPTS: usize = 16;
@@ -194,10 +195,12 @@ pub async fn delete_object(
         let stored = current(server, call).await?.ok_or_else(|| not_found(call))?;
         let old = stored.value().ok_or_else(|| ApiError::internal("the stored object does not decode"))?;
         options.check(call, &old)?;
+        // It goes in the version in which it is stored; others have their say about the one that is spoken of.
+        let shown = convert::of_call(server, call, &stored, old.clone()).await?;
         let admission = Admission {
             call,
             operation: Operation::Delete,
-            old: Some(&old),
+            old: Some(&shown),
             dry_run: options.dry_run,
             options: &options.value,
         };
@@ -345,12 +348,7 @@ pub async fn delete_collection(
 ) -> Result<Answer, ApiError> {
     let options = DeleteOptions::parse(call, body)?;
     let cache = server.cache().resource(&call.stored).ok_or_else(ApiError::no_such_path)?;
-    let selection = Selection::parse(
-        &call.stored,
-        &call.namespace,
-        &call.info.label_selector,
-        &call.info.field_selector,
-    )?;
+    let selection = super::list::selection(call)?;
     server.cache().catch_up().await?;
     let (objects, revision) = server.cache().snapshot(&cache, &selection).await?;
     let mut warnings = Vec::new();

@@ -102,13 +102,18 @@ impl ContinueToken {
 }
 
 /// What is listed: for all lists and watches of a call.
-fn selection(call: &ResourceCall) -> Result<Selection, ApiError> {
+pub(super) fn selection(call: &ResourceCall) -> Result<Selection, ApiError> {
     let mut fields = call.info.field_selector.clone();
     if !call.info.name.is_empty() && fields.is_empty() {
         // A watch on one object by its path.
         fields = format!("metadata.name={}", call.info.name);
     }
-    Selection::parse(&call.stored, &call.namespace, &call.info.label_selector, &fields)
+    let parse = |resource| Selection::parse(resource, &call.namespace, &call.info.label_selector, &fields);
+    // What one version selects by, others need not.
+    if !Arc::ptr_eq(call.cached(), &call.stored) {
+        parse(&call.stored)?;
+    }
+    parse(call.cached())
 }
 
 fn cache(server: &ApiServer, call: &ResourceCall) -> Result<Arc<ResourceCache>, ApiError> {
@@ -191,7 +196,7 @@ impl List<'_> {
             for item in listing.items {
                 let key = item.key.strip_prefix(&below).unwrap_or(&item.key);
                 let object = Cached::new(key, item.value, item.mod_revision);
-                if self.selection.matches(&self.call.stored, &object) {
+                if self.selection.matches(self.call.cached(), &object) {
                     objects.push(Arc::new(object));
                 }
             }

@@ -24,6 +24,7 @@ pub use self::delete::{DeleteOptions, delete_object};
 pub use self::lens::Lens;
 pub use self::list::Page;
 pub use self::quota::Turns;
+use crate::custom::convert;
 use crate::proxy;
 use crate::request::commit::store_error;
 use crate::request::decode::Body;
@@ -70,7 +71,7 @@ async fn get(server: &ApiServer, call: &ResourceCall, lens: &Lens) -> Result<Ans
     if lens.is_whole() {
         return Ok(Answer::object(object).with_warnings(freshness.warnings()));
     }
-    let value = object.value().ok_or_else(|| ApiError::internal("the stored object does not decode"))?;
+    let value = convert::value(server, call, &object).await?;
     Ok(Answer::value(lens.view(&value)).with_warnings(freshness.warnings()))
 }
 

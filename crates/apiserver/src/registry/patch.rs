@@ -56,7 +56,7 @@ pub async fn patch(server: &ApiServer, call: &ResourceCall, body: &Body) -> Resu
     };
     let changed = change.run(server, &mut warnings, &patched).await?;
     warnings.extend(unknown.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner));
-    answer(&lens, changed.into_object()).map(|answer| answer.with_warnings(warnings))
+    answer(server, call, &lens, changed.into_object()).await.map(|answer| answer.with_warnings(warnings))
 }
 
 impl Patch {
@@ -99,12 +99,12 @@ fn patched(
     if let Lens::Scale(_) = lens {
         return patch.apply(&view, &SchemaRef::any());
     }
-    let shown = call.to_view(view)?;
+    let shown = call.to_view(view);
     let patched = patch.apply(&shown, &call.resource.schema)?;
     if meta::kind(&patched) != meta::kind(&shown) || meta::api_version(&patched) != meta::api_version(&shown)
     {
         return Err(ApiError::bad_request("a patch may not change apiVersion or kind"));
     }
     let checked = decode::structured(&call.resource, patched, validation, warnings)?;
-    call.to_stored(checked)
+    Ok(call.to_stored(checked))
 }

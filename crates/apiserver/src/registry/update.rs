@@ -12,13 +12,14 @@ use super::owner::Owner;
 use super::quota::{self, Charge};
 use super::{create, current, not_found};
 use crate::allocation;
+use crate::custom::convert;
 use crate::request::admit::Admission;
 use crate::request::authorize;
 use crate::request::commit::{self, Committed};
 use crate::request::decode::{self, Body};
 use crate::request::query::WriteOptions;
 use crate::request::respond::Answer;
-use crate::request::route::{Conversion, ResourceCall};
+use crate::request::route::ResourceCall;
 use crate::request::validate;
 use crate::server::ApiServer;
 use crate::types::{Operation, RequestInfo};
@@ -104,16 +105,20 @@ pub async fn replace(server: &ApiServer, call: &ResourceCall, body: &Body) -> Re
     };
     let wanted = |old: &Value| lens.put(sent.clone(), old).map(Wanted::from);
     let object = change.run(server, &mut warnings, &wanted).await?.into_object();
-    answer(&lens, object).map(|answer| answer.with_warnings(warnings))
+    answer(server, call, &lens, object).await.map(|answer| answer.with_warnings(warnings))
 }
 
 /// What the client gets to see of a changed object.
-pub fn answer(lens: &Lens, object: Cached) -> Result<Answer, ApiError> {
+pub async fn answer(
+    server: &ApiServer,
+    call: &ResourceCall,
+    lens: &Lens,
+    object: Cached,
+) -> Result<Answer, ApiError> {
     if lens.is_whole() {
         return Ok(Answer::object(object.into()));
     }
-    let value = object.value().ok_or_else(|| ApiError::internal("the stored object does not decode"))?;
-    Ok(Answer::value(lens.view(&value)))
+    Ok(Answer::value(lens.view(&*convert::value(server, call, &object).await?)))
 }
 
 /// Makes the object that a PUT or an apply is about and that does not exist: to that its sender needs another right.
@@ -176,9 +181,7 @@ impl Change<'_> {
         for _ in 0..ATTEMPTS {
             warnings.truncate(before);
             let stored = current(server, self.call).await?.ok_or_else(|| not_found(self.call))?;
-            let old =
-                stored.value().ok_or_else(|| ApiError::internal("the stored object does not decode"))?;
-            let old = self.call.renewed(old)?;
+            let old = convert::value(server, self.call, &stored).await?;
             let Wanted { object: mut new, owners } = change(&old)?;
             let insists = self.revision_matches(&new, &old)?;
             self.prepare(&mut new, &old)?;
@@ -289,9 +292,9 @@ impl Change<'_> {
         }
         let key = call.key();
         let store_key = call.store_key();
-        let bytes = commit::encode_with(&new, owners)?;
+        let bytes = commit::encode_with(&*convert::storable(server, call, &new).await?, owners)?;
         // What was stored in another version is stored anew, which is how migrations go on.
-        let current = call.conversion == Conversion::Never || bytes == stored.bytes;
+        let current = call.custom.is_none() || bytes == stored.bytes;
         if !owners.changed && is_same(&new, old) && current {
             return Ok(Some(Changed::Stored(Cached::new(&key, stored.bytes.clone(), stored.revision))));
         }

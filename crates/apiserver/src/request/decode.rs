@@ -78,7 +78,7 @@ pub fn object(
     types(resource, &value)?;
     meta::drop_empty(&mut value);
     meta::whole_seconds(&mut value);
-    call.to_stored(value)
+    Ok(call.to_stored(value))
 }
 
 /// A patched object: pruned and checked as a decoded one is.

@@ -72,7 +72,7 @@ async fn serve(server: &Arc<ApiServer>, parts: Parts, body: RequestBody) -> Resu
         }
         Route::Read(call) => {
             let answer = registry::read(server, &call).await?;
-            respond::send(server, &call, answer, permit)
+            respond::send(server, &call, answer, permit).await
         }
         Route::Write(call) => {
             let reading = decode::read(&parts.headers, body, server.config().max_body);
@@ -84,7 +84,7 @@ async fn serve(server: &Arc<ApiServer>, parts: Parts, body: RequestBody) -> Resu
             let own = server.clone();
             let work = async move {
                 let answer = registry::write(&server, &call, &body).await?;
-                respond::send(&server, &call, answer, permit)
+                respond::send(&server, &call, answer, permit).await
             };
             own.run(Box::pin(work)).await
         }

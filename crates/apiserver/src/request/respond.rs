@@ -17,6 +17,7 @@ use serde_json::Value;
 use super::negotiate::Accept;
 use super::pieces::{self, Gzip};
 use super::route::ResourceCall;
+use crate::custom::convert;
 use crate::registry::Page;
 use crate::server::ApiServer;
 use crate::table;
@@ -87,7 +88,7 @@ impl Answer {
 /// Writes an answer. The permit is given back when the head of the response is ready: bodies are pulled by the client
 /// at its own pace and must not keep others out. What streams from elsewhere keeps its permit, which is one for streams, and
 /// long lists have places of their own.
-pub fn send(
+pub async fn send(
     server: &Arc<ApiServer>,
     call: &ResourceCall,
     answer: Answer,
@@ -96,9 +97,15 @@ pub fn send(
     let Answer { code, warnings, what } = answer;
     let mut permit = Some(permit);
     let mut response = match what {
-        What::Object(object) => one(server, call, &object)?,
+        What::Object(object) => {
+            let shown = convert::shown(server, call, vec![object]).await?;
+            one(server, call, &shown[0])?
+        }
         What::Value(value) => value_response(&value, call.accept),
-        What::List(page) => pieces::list(server, call, page)?,
+        What::List(mut page) => {
+            page.objects = convert::shown(server, call, page.objects).await?;
+            pieces::list(server, call, page)?
+        }
         What::Watch(plan) => watch(server, call, *plan)?,
         What::Whole(response) => match permit.take() {
             Some(permit) => response.map(|body| held(body, permit)),
@@ -158,7 +165,7 @@ fn one(server: &ApiServer, call: &ResourceCall, object: &Arc<Cached>) -> Result<
 /// An object as a value in the version of the path.
 pub fn shown(call: &ResourceCall, object: &Cached) -> Result<Value, ApiError> {
     let value = object.value().ok_or_else(|| ApiError::internal("a stored object does not decode"))?;
-    call.to_view(Arc::unwrap_or_clone(value))
+    Ok(call.to_view(Arc::unwrap_or_clone(value)))
 }
 
 fn watch(server: &Arc<ApiServer>, call: &ResourceCall, plan: WatchPlan) -> Result<Response<Body>, ApiError> {

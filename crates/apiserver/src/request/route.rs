@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use api_machinery::meta;
 use api_machinery::resource::{Resource, Verb, Verbs};
 use api_machinery::status::ApiError;
 use http::request::Parts;
@@ -15,6 +14,7 @@ use super::negotiate::Accept;
 use super::path::Parsed;
 use super::query::Query;
 use crate::catalog::{self, Catalog};
+use crate::custom::Custom;
 use crate::server::ApiServer;
 use crate::types::{RequestInfo, UserInfo};
 
@@ -40,17 +40,6 @@ pub struct Call {
     pub deadline: Instant,
 }
 
-/// How objects of a custom resource come from one version into another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Conversion {
-    /// There is one version only.
-    Never,
-    /// Only the version's name changes.
-    Rename,
-    /// Somebody else is asked.
-    Webhook,
-}
-
 /// A call about a resource.
 #[derive(Clone, Debug)]
 pub struct ResourceCall {
@@ -60,8 +49,8 @@ pub struct ResourceCall {
     pub resource: Arc<Resource>,
     /// The entry whose objects they are: the same one, unless that is a view of another.
     pub stored: Arc<Resource>,
-    /// How objects come from the stored version into the path's.
-    pub conversion: Conversion,
+    /// What defines it, if that is in the cluster: its objects are stored in one version and spoken of in several.
+    pub custom: Option<Arc<Custom>>,
     /// What users of the path's version are warned of.
     pub deprecation: Option<String>,
     /// How to answer.
@@ -115,47 +104,28 @@ impl ResourceCall {
 
     /// Whether objects are shown otherwise than they are stored.
     pub fn is_view(&self) -> bool {
-        self.resource.view_of.is_some() || self.conversion != Conversion::Never
+        self.resource.view_of.is_some()
     }
 
-    /// A decoded object in the form in which it is stored; also what was stored in a form of earlier times.
-    pub fn to_stored(&self, mut object: Value) -> Result<Value, ApiError> {
+    /// A decoded object in the form in which it is stored.
+    pub fn to_stored(&self, mut object: Value) -> Value {
         if let Some(view) = &self.resource.view_of {
             (view.to_stored)(&mut object);
         }
-        self.convert(object, &self.stored)
-    }
-
-    /// An object that is stored, in the version in which it would be stored now.
-    pub fn renewed(&self, object: Arc<Value>) -> Result<Arc<Value>, ApiError> {
-        if self.conversion == Conversion::Never {
-            return Ok(object);
-        }
-        self.convert(Arc::unwrap_or_clone(object), &self.stored).map(Arc::new)
+        object
     }
 
     /// A stored object as the path's version shows it.
-    pub fn to_view(&self, mut object: Value) -> Result<Value, ApiError> {
+    pub fn to_view(&self, mut object: Value) -> Value {
         if let Some(view) = &self.resource.view_of {
             (view.from_stored)(&mut object);
         }
-        self.convert(object, &self.resource)
+        object
     }
 
-    fn convert(&self, mut object: Value, into: &Resource) -> Result<Value, ApiError> {
-        let wanted = into.api_version();
-        if self.conversion == Conversion::Never || meta::api_version(&object) == wanted {
-            return Ok(object);
-        }
-        if self.conversion == Conversion::Webhook {
-            return Err(ApiError::internal(format!(
-                "conversion webhook for {}, Kind={} failed: conversion webhooks are not supported by this server",
-                meta::api_version(&object),
-                into.kind
-            )));
-        }
-        object["apiVersion"] = wanted.into();
-        Ok(object)
+    /// The entry of which caches are: what they select by is in it.
+    pub fn cached(&self) -> &Arc<Resource> {
+        self.custom.as_ref().map_or(&self.stored, |custom| &custom.cached)
     }
 }
 
@@ -199,37 +169,32 @@ pub async fn find(
     }
     nameable(&resource, info)?;
     let reads = matches!(call.info.verb.as_str(), "get" | "list" | "watch");
-    let (stored, conversion) = stored(&catalog, &resource)?;
+    let (stored, custom) = stored(&catalog, &resource)?;
     let deprecation = deprecation(&catalog, &resource);
     if call.info.subresource == "proxy" {
         // Who answers also says in which form.
-        let call = ResourceCall {
-            call,
-            resource,
-            stored,
-            conversion,
-            deprecation,
-            accept: Accept::PLAIN,
-            namespace,
-        };
+        let call =
+            ResourceCall { call, resource, stored, custom, deprecation, accept: Accept::PLAIN, namespace };
         return Ok(Route::Proxy(call, tail));
     }
     // Before anything is done: a client that cannot read the answer changes nothing.
     let accept = Accept::of(&call.headers, true)?;
-    let call = ResourceCall { call, resource, stored, conversion, deprecation, accept, namespace };
+    let call = ResourceCall { call, resource, stored, custom, deprecation, accept, namespace };
     Ok(if reads { Route::Read(call) } else { Route::Write(call) })
 }
 
-/// The resource whose objects are stored, and how they come from there.
-fn stored(catalog: &Catalog, resource: &Arc<Resource>) -> Result<(Arc<Resource>, Conversion), ApiError> {
+/// The resource in whose form objects are, and what defines it.
+fn stored(
+    catalog: &Catalog,
+    resource: &Arc<Resource>,
+) -> Result<(Arc<Resource>, Option<Arc<Custom>>), ApiError> {
     if let Some(view) = &resource.view_of {
         let found = catalog.find(view.group, view.version, view.plural);
         let found = found.ok_or_else(|| ApiError::internal("a view of a resource that does not exist"))?;
-        return Ok((found.clone(), Conversion::Never));
+        return Ok((found.clone(), None));
     }
     let custom = resource.defined.as_ref().and_then(|_| catalog.custom(&resource.group, &resource.plural));
-    Ok(custom
-        .map_or((resource.clone(), Conversion::Never), |custom| (custom.cached.clone(), custom.conversion)))
+    Ok((resource.clone(), custom.cloned()))
 }
 
 fn deprecation(catalog: &Catalog, resource: &Resource) -> Option<String> {

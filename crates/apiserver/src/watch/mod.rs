@@ -15,4 +15,4 @@ pub use cache::{Cache, Freshness};
 pub use object::{Cached, Index};
 pub use resource::{Event, Next, ResourceCache, Subscription, TooOld};
 pub use selection::Selection;
-pub use stream::{Render, Start, WatchPlan, WatchRequest, watch_body};
+pub use stream::{Converting, Render, Start, WatchPlan, WatchRequest, watch_body};

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use api_machinery::status::ApiError;
 use bytes::{Bytes, BytesMut};
+use futures::future::BoxFuture;
 use http_body_util::{BodyExt, Full, StreamBody};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -37,8 +38,15 @@ pub enum Start {
     After(u64),
 }
 
+/// Objects on their way into another version.
+pub type Converting<'a> = BoxFuture<'a, Result<Vec<Arc<Cached>>, ApiError>>;
+
 /// How a watch writes what it sends.
 pub trait Render: Send + Sync {
+    /// Objects as they are to be written, where that takes asking somebody; `None` where it does not.
+    fn converted(&self, _objects: &[Arc<Cached>]) -> Option<Converting<'_>> {
+        None
+    }
     /// Appends an object.
     fn object(&self, object: &Cached, out: &mut BytesMut);
     /// Appends the object of a bookmark.
@@ -96,8 +104,29 @@ pub fn watch_body(request: WatchRequest) -> Body {
 
 /// The ERROR event that tells a client to list again.
 fn error_frame(lost: TooOld) -> Bytes {
-    let error = ApiError::too_old_resource_version(lost.asked, lost.oldest);
+    frame_of(&ApiError::too_old_resource_version(lost.asked, lost.oldest))
+}
+
+fn frame_of(error: &ApiError) -> Bytes {
     Bytes::from(format!("{{\"type\":\"ERROR\",\"object\":{}}}\n", error.to_value()))
+}
+
+/// Changes that are sent together.
+#[derive(Default)]
+struct Batch {
+    kinds: Vec<&'static str>,
+    objects: Vec<Arc<Cached>>,
+    bytes: usize,
+    /// What comes behind them and ends the watch.
+    error: Option<Bytes>,
+}
+
+impl Batch {
+    fn push(&mut self, kind: &'static str, object: Arc<Cached>) {
+        self.bytes += object.bytes.len();
+        self.kinds.push(kind);
+        self.objects.push(object);
+    }
 }
 
 struct Watcher {
@@ -151,14 +180,19 @@ impl Watcher {
         if self.ended {
             return None;
         }
-        if let Some(bytes) = self.initial_batch() {
+        let initial = self.initial_batch();
+        if let Some(bytes) = self.written(initial).await {
             return Some(bytes);
+        }
+        if self.ended {
+            return None;
         }
         if let Some(revision) = self.initial_end.take() {
             return Some(self.bookmark(revision, true));
         }
         loop {
-            if let Some(bytes) = self.changes() {
+            let changes = self.changes();
+            if let Some(bytes) = self.written(changes).await {
                 return Some(bytes);
             }
             if self.ended {
@@ -167,11 +201,11 @@ impl Watcher {
             tokio::select! {
                 biased;
                 () = self.subscription.wait() => {}
-                () = self.request.shutdown.cancelled() => return self.end(),
-                () = tokio::time::sleep_until(self.deadline) => return self.end(),
+                () = self.request.shutdown.cancelled() => return self.end().await,
+                () = tokio::time::sleep_until(self.deadline) => return self.end().await,
                 () = tokio::time::sleep_until(self.bookmark_at), if self.request.plan.bookmarks => {
                     self.bookmark_at = Instant::now() + BOOKMARK_EVERY;
-                    if let Some(bytes) = self.progress() {
+                    if let Some(bytes) = self.progress().await {
                         return Some(bytes);
                     }
                 }
@@ -179,39 +213,63 @@ impl Watcher {
         }
     }
 
-    fn initial_batch(&mut self) -> Option<Bytes> {
-        let mut out = BytesMut::new();
-        while out.len() < BATCH_BYTES {
+    fn initial_batch(&mut self) -> Batch {
+        let mut batch = Batch::default();
+        while batch.bytes < BATCH_BYTES {
             let Some(object) = self.initial.pop_front() else { break };
-            self.write(&mut out, "ADDED", &object);
+            batch.push("ADDED", object);
         }
-        (!out.is_empty()).then(|| out.freeze())
+        batch
     }
 
-    /// Encodes what the cursor finds, if anything in it is selected.
-    fn changes(&mut self) -> Option<Bytes> {
-        let mut out = BytesMut::new();
-        while out.len() < BATCH_BYTES {
-            match self.subscription.take(BATCH, BATCH_BYTES - out.len()) {
+    /// What the cursor finds, as far as it is selected.
+    fn changes(&mut self) -> Batch {
+        let mut batch = Batch::default();
+        while batch.bytes < BATCH_BYTES {
+            match self.subscription.take(BATCH, BATCH_BYTES - batch.bytes) {
                 Next::Events(events) if events.is_empty() => break,
-                Next::Events(events) => events.iter().for_each(|event| self.change(&mut out, event)),
+                Next::Events(events) => events.iter().for_each(|event| self.change(&mut batch, event)),
                 Next::Ended => {
                     self.ended = true;
                     break;
                 }
                 Next::Lost(lost) => {
                     self.ended = true;
-                    out.extend_from_slice(&error_frame(lost));
+                    batch.error = Some(error_frame(lost));
                     break;
                 }
             }
         }
-        (!out.is_empty()).then(|| out.freeze())
+        batch
+    }
+
+    /// A batch as it is sent, if there is anything in it. Whoever cannot be shown an object cannot be shown what comes after.
+    async fn written(&mut self, batch: Batch) -> Option<Bytes> {
+        let Batch { kinds, mut objects, bytes, error } = batch;
+        if objects.is_empty() {
+            return error;
+        }
+        let mut out = BytesMut::with_capacity(bytes + 64 * kinds.len());
+        if let Some(converting) = self.request.render.converted(&objects) {
+            let converted = self.request.shutdown.run_until_cancelled(converting).await;
+            match converted {
+                Some(Ok(converted)) => objects = converted,
+                failed => {
+                    self.ended = true;
+                    return failed.and_then(Result::err).map(|error| frame_of(&error));
+                }
+            }
+        }
+        for (kind, object) in kinds.iter().zip(&objects) {
+            self.write(&mut out, kind, object);
+        }
+        out.extend_from_slice(&error.unwrap_or_default());
+        Some(out.freeze())
     }
 
     /// An object that leaves the selection is DELETED, with the last state that was selected at the revision of the
     /// change; one that enters is ADDED.
-    fn change(&mut self, out: &mut BytesMut, event: &Event) {
+    fn change(&mut self, batch: &mut Batch, event: &Event) {
         if event.revision <= self.skip_until {
             return;
         }
@@ -221,9 +279,9 @@ impl Watcher {
         let now = !event.deleted && selected(&event.object);
         let before = event.previous.as_deref().is_some_and(selected);
         match (before, now, &event.previous) {
-            (false, true, _) => self.write(out, "ADDED", &event.object),
-            (true, true, _) => self.write(out, "MODIFIED", &event.object),
-            (true, false, Some(previous)) => self.write(out, "DELETED", &previous.at(event.revision)),
+            (false, true, _) => batch.push("ADDED", event.object.clone()),
+            (true, true, _) => batch.push("MODIFIED", event.object.clone()),
+            (true, false, Some(previous)) => batch.push("DELETED", Arc::new(previous.at(event.revision))),
             _ => {}
         }
     }
@@ -246,17 +304,18 @@ impl Watcher {
     }
 
     /// A bookmark, or the changes that came before one could be sent.
-    fn progress(&mut self) -> Option<Bytes> {
+    async fn progress(&mut self) -> Option<Bytes> {
         // In this order: all changes up to `reached` are in the ring once `reached` is read.
         let reached = self.request.all.revision();
-        if let Some(bytes) = self.changes() {
+        let changes = self.changes();
+        if let Some(bytes) = self.written(changes).await {
             return Some(bytes);
         }
         (reached > self.sent).then(|| self.bookmark(reached, false))
     }
 
-    fn end(&mut self) -> Option<Bytes> {
+    async fn end(&mut self) -> Option<Bytes> {
         self.ended = true;
-        if self.request.plan.bookmarks { self.progress() } else { None }
+        if self.request.plan.bookmarks { self.progress().await } else { None }
     }
 }

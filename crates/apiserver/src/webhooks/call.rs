@@ -14,7 +14,7 @@ use rustls::{CertificateError, ClientConfig, RootCertStore};
 use rustls_pki_types::ServerName;
 use rustls_pki_types::pem::PemObject;
 
-use super::hook::{Hook, Target};
+use super::endpoint::{Endpoint, Target};
 use crate::egress::service::{ServicePort, Trust};
 use crate::egress::{Destination, Egress, ServiceError, Stream};
 use crate::exchange::{self, ExchangeError};
@@ -56,17 +56,17 @@ pub enum CallError {
 /// Sends a review and reads the answer; both within `patience`.
 pub async fn post(
     server: &ApiServer,
-    hook: &Hook,
+    endpoint: &Endpoint,
     body: Vec<u8>,
     patience: Duration,
 ) -> Result<Bytes, CallError> {
-    let transport = |why: String| CallError::Transport { url: hook.url.clone(), why };
+    let transport = |why: String| CallError::Transport { url: endpoint.url.clone(), why };
     let asking = async {
-        let stream = connect(server, hook).await.map_err(transport)?;
-        let request = Request::post(&hook.path_and_query)
+        let stream = connect(server, endpoint).await.map_err(transport)?;
+        let request = Request::post(&endpoint.path_and_query)
             .header(
                 HOST,
-                hook.url.trim_start_matches("https://").split(['/', '?']).next().unwrap_or_default(),
+                endpoint.url.trim_start_matches("https://").split(['/', '?']).next().unwrap_or_default(),
             )
             .header(CONTENT_TYPE, "application/json")
             .header(ACCEPT, "application/json, */*")
@@ -88,11 +88,11 @@ pub async fn post(
     answer.map_err(|_| transport(TOO_LATE.to_owned()))?
 }
 
-async fn connect(server: &ApiServer, hook: &Hook) -> Result<Stream, String> {
-    let config = hook.tls.get_or_init(|| client_config(&hook.authorities)).clone()?;
-    let name = hook.server_name();
+async fn connect(server: &ApiServer, endpoint: &Endpoint) -> Result<Stream, String> {
+    let config = endpoint.tls.get_or_init(|| client_config(&endpoint.authorities)).clone()?;
+    let name = endpoint.server_name();
     let name = ServerName::try_from(name.clone()).map_err(|error| format!("{name}: {error}"))?;
-    let stream = match &hook.target {
+    let stream = match &endpoint.target {
         Target::Service { namespace, name, port } => {
             let port = ServicePort::Number(*port);
             let connected = server.routes().connect_service(namespace, name, port, Trust::All).await;

@@ -38,7 +38,12 @@ pub struct Input<'a> {
 
 impl<'a> Input<'a> {
     /// A request as `form` shows it.
-    pub fn new(subject: &Subject<'a>, form: &Resource, object: Option<&'a Value>) -> Input<'a> {
+    pub async fn new(
+        server: &ApiServer,
+        subject: &Subject<'a>,
+        form: &Resource,
+        object: Option<&'a Value>,
+    ) -> Result<Input<'a>, ApiError> {
         let resource = Question {
             group: form.group.to_string(),
             resource: form.plural.to_string(),
@@ -47,15 +52,16 @@ impl<'a> Input<'a> {
             name: subject.name().to_owned(),
             ..Question::default()
         };
-        Input {
+        let [object, old] = subject.both(server, form, object).await?;
+        Ok(Input {
             request: Value::Object(subject.request(form)),
-            object: object.map(|object| subject.show(form, object)),
-            old: subject.old().map(|old| subject.show(form, old)),
+            object,
+            old,
             resource,
             user: subject.user(),
             namespace: None,
             params: None,
-        }
+        })
     }
 }
 

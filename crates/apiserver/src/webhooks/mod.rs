@@ -4,8 +4,9 @@
 //! validating webhooks asked all at once. Where there are none, this costs a comparison each. There is no audit log yet:
 //! annotations for it are traced.
 
-mod call;
+pub mod call;
 mod conditions;
+pub mod endpoint;
 mod hook;
 mod matching;
 mod policies;
@@ -179,7 +180,7 @@ impl<'a> Mutation<'a> {
         };
         let asked = ask(self.server, hook, &subject, &form, object.as_deref(), true, warnings).await;
         let changed = match asked {
-            Asked::Fine(patch) => change(hook, &subject, &form, &patch, object)?,
+            Asked::Fine(patch) => change(self.server, hook, &subject, &form, &patch, object).await?,
             Asked::Refused(error) => return Err(error),
             Asked::Silent(why) => {
                 excuse(hook, why)?;
@@ -198,14 +199,15 @@ impl<'a> Mutation<'a> {
 }
 
 /// Applies what a webhook wants; says whether that changed anything.
-fn change(
+async fn change(
+    server: &ApiServer,
     hook: &Hook,
     subject: &Subject<'_>,
     form: &Resource,
     patch: &[u8],
     object: &mut Option<&mut Value>,
 ) -> Result<bool, ApiError> {
-    let shown = object.as_deref().map(|object| subject.show(form, object));
+    let [shown, _] = subject.both(server, form, object.as_deref()).await?;
     let Some(mut new) = review::patched(&hook.name, patch, shown.as_deref())? else { return Ok(false) };
     if subject.shows_objects() {
         // What is unknown is dropped without a word, as upstream does.
@@ -213,7 +215,7 @@ fn change(
         new = checked.map_err(|error| ApiError::internal(error.message()))?;
     }
     let Some(object) = object.as_deref_mut() else { return Ok(false) };
-    let mut new = subject.put(form, new, object)?;
+    let mut new = subject.put(server, form, new, object).await?;
     if subject.shows_objects() {
         decode::default(subject.stored(), &mut new);
     }
@@ -283,7 +285,7 @@ async fn concerns(
     if hook.conditions.is_empty() {
         return Ok(Some(form));
     }
-    let input = Input::new(subject, &form, object);
+    let input = Input::new(server, subject, &form, object).await?;
     let judge = |known: &Known| hook.conditions.judge(&input.variables(known));
     match conditions::evaluate(server, &input, judge).await? {
         Verdict::Matches => Ok(Some(form)),
@@ -314,14 +316,16 @@ async fn ask(
     };
     let uid = server.entropy().uuid();
     let about: Map<String, Value> = subject.request(form);
-    let shown = [object, subject.old()].map(|object| object.map(|object| subject.show(form, object)));
-    let [new, old] = &shown;
+    let [new, old] = match subject.both(server, form, object).await {
+        Ok(shown) => shown,
+        Err(error) => return Asked::Silent(error.message().to_owned()),
+    };
     let body = match review::body(version, &uid, &about, new.as_deref(), old.as_deref()) {
         Ok(body) => body,
         Err(error) => return Asked::Silent(format!("could not create admission objects: {error}")),
     };
     let patience = hook.timeout.min(subject.deadline().saturating_duration_since(Instant::now()));
-    let answer = match call::post(server, hook, body, patience).await {
+    let answer = match call::post(server, &hook.endpoint, body, patience).await {
         Ok(answer) => answer,
         Err(error) => return Asked::Silent(format!("failed to call webhook: {error}")),
     };

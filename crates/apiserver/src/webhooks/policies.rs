@@ -198,7 +198,13 @@ impl Judgement<'_, '_> {
                 return Ok(());
             }
         };
-        let mut input = Input::new(self.subject, &form, object);
+        let mut input = match Input::new(self.server, self.subject, &form, object).await {
+            Ok(input) => input,
+            Err(error) => {
+                self.misconfigured(None, error.message());
+                return Ok(());
+            }
+        };
         input.namespace = self.namespace().await?;
         for binding in &bound.bindings {
             match self.applies(binding, object).await {

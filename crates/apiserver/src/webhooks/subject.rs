@@ -13,8 +13,10 @@ use tokio::time::Instant;
 
 use crate::authn::user_value;
 use crate::catalog::Catalog;
+use crate::custom::convert;
 use crate::registry::Lens;
 use crate::request::admit::Admission;
+use crate::server::ApiServer;
 use crate::types::{Operation, UserInfo};
 
 /// One write.
@@ -66,8 +68,10 @@ impl<'a> Subject<'a> {
     pub fn other_forms(&self, catalog: &Catalog) -> &[Arc<Resource>] {
         let (asked, stored, subresource) = (self.resource(), self.stored(), self.subresource());
         let names = |of: &Resource| (of.group.clone(), of.version.clone(), of.plural.clone());
+        let several = self.admission.call.custom.is_some();
         let shows = |other: &Resource| {
             names(other) == names(stored)
+                || (several && (&other.group, &other.plural) == (&stored.group, &stored.plural))
                 || other.view_of.is_some_and(|view| {
                     (view.group, view.version, view.plural)
                         == (&*stored.group, &*stored.version, &*stored.plural)
@@ -132,23 +136,58 @@ impl<'a> Subject<'a> {
     }
 
     /// An object as `form` shows it.
-    pub fn show<'b>(&self, form: &Resource, object: &'b Value) -> Cow<'b, Value> {
+    pub async fn show<'b>(
+        &self,
+        server: &ApiServer,
+        form: &Resource,
+        object: &'b Value,
+    ) -> Result<Cow<'b, Value>, ApiError> {
         match (&self.lens, &form.view_of) {
-            (Some(lens), _) if !lens.is_whole() => Cow::Owned(lens.view(object)),
+            (Some(lens), _) if !lens.is_whole() => Ok(Cow::Owned(lens.view(object))),
             (_, Some(view)) if self.shows_objects() => {
                 let mut object = object.clone();
                 (view.from_stored)(&mut object);
-                Cow::Owned(object)
+                Ok(Cow::Owned(object))
             }
-            _ => Cow::Borrowed(object),
+            _ if self.shows_objects() => convert::form(server, self.admission.call, form, object).await,
+            _ => Ok(Cow::Borrowed(object)),
         }
     }
 
+    /// The object, and the one before, as `form` shows them.
+    pub async fn both<'b>(
+        &self,
+        server: &ApiServer,
+        form: &Resource,
+        object: Option<&'b Value>,
+    ) -> Result<[Option<Cow<'b, Value>>; 2], ApiError>
+    where
+        'a: 'b,
+    {
+        let mut shown = [None, None];
+        for (place, object) in shown.iter_mut().zip([object, self.old()]) {
+            if let Some(object) = object {
+                *place = Some(self.show(server, form, object).await?);
+            }
+        }
+        Ok(shown)
+    }
+
     /// What was shown and changed, put back into the object.
-    pub fn put(&self, form: &Resource, mut shown: Value, object: &Value) -> Result<Value, ApiError> {
+    pub async fn put(
+        &self,
+        server: &ApiServer,
+        form: &Resource,
+        mut shown: Value,
+        object: &Value,
+    ) -> Result<Value, ApiError> {
         match (&self.lens, &form.view_of) {
             (Some(lens), _) if !lens.is_whole() => return lens.put(shown, object),
             (_, Some(view)) if self.shows_objects() => (view.to_stored)(&mut shown),
+            _ if self.shows_objects() => {
+                let call = self.admission.call;
+                shown = convert::form(server, call, &call.resource, &shown).await?.into_owned();
+            }
             _ => {}
         }
         match &self.lens {

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use api_machinery::decode;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use controllers::bootstrap_tokens::cluster_info::signature;
@@ -154,7 +155,10 @@ struct Cluster {
 
 /// Whether it is the cluster that was meant.
 fn judge(server: &str, token: &JoinToken, kubeconfig: &str, info: &ConfigMap) -> Result<Found> {
-    let parsed: Kubeconfig = serde_saphyr::from_str(kubeconfig).context("the kubeconfig in cluster-info")?;
+    // Whoever answers has not shown yet who it is: what it says is read within the bounds of all that comes from outside.
+    let parsed = decode::yaml(kubeconfig.as_bytes(), None).context("the kubeconfig in cluster-info")?;
+    let parsed: Kubeconfig =
+        serde_json::from_value(parsed.value).context("the kubeconfig in cluster-info")?;
     let cluster =
         parsed.clusters.into_iter().next().context("the kubeconfig in cluster-info names no cluster")?;
     let authority = STANDARD.decode(cluster.cluster.certificate_authority_data.trim()).ok();
@@ -233,5 +237,12 @@ mod tests {
         assert_eq!(state("uvwxyz", "right"), TokenState::Unknown);
         let error = judge("s", &token("abcdef", "right", "00"), &kubeconfig, &info).err().expect("another");
         assert!(error.to_string().contains(&hash), "{error}");
+        let bomb = (1..30).fold("a0: &a0 [x]\n".to_owned(), |text, at| {
+            format!("{text}a{at}: &a{at} [{}]\n", vec![format!("*a{}", at - 1); 9].join(", "))
+        });
+        for text in [&*bomb, "{", "clusters: []", "clusters: 1"] {
+            let error = judge("s", &token("abcdef", "right", &hash), text, &info).err().expect(text);
+            assert!(error.to_string().contains("the kubeconfig in cluster-info"), "{error}");
+        }
     }
 }

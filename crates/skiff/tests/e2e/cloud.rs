@@ -241,6 +241,10 @@ fn a_cloud_makes_nodes_balancers_and_volumes_and_nothing_is_left() {
     let said =
         cluster.try_inside(&format!("{denied} {}/cloud-controller-manager-*.log", cluster.state().display()));
     assert!(said.is_err(), "its role is too small: {said:?}");
+    let process = cluster.process("skiff cloud-controller-manager").expect("it leads");
+    cluster.inside(&format!("kill {process}"));
+    cluster.wait_for_end(&process);
+    assert_eq!(holder(&cluster), "", "whoever waited would lead at once");
 }
 
 fn holder(cluster: &Cluster) -> String {

@@ -1,5 +1,6 @@
 //! Admission webhooks, asked over TLS on loopback.
 
+mod conversion;
 mod matching;
 mod policies;
 pub mod receiver;

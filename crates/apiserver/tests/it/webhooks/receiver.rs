@@ -112,6 +112,9 @@ async fn answer(
         "garbage" => whole(200, "application/json", "\u{0}{\"a\": [[[[["),
         "huge" => whole(200, "application/json", vec![b' '; 9 << 20]),
         "deep" => whole(200, "application/json", "[".repeat(100_000)),
+        path if review["kind"] == "ConversionReview" => {
+            whole(200, "application/json", conversion_of(path, &review).to_string())
+        }
         _ => whole(200, "application/json", review_of(&path, &review).to_string()),
     };
     if path == "redirect" {
@@ -156,4 +159,36 @@ fn review_of(path: &str, review: &Value) -> Value {
         _ => {}
     }
     json!({"kind": "AdmissionReview", "apiVersion": review["apiVersion"], "response": response})
+}
+
+/// Moons have a diameter in one version and a radius in the other, and say in a label who converted them.
+fn conversion_of(path: &str, review: &Value) -> Value {
+    let request = &review["request"];
+    let wanted = request["desiredAPIVersion"].as_str().unwrap_or_default();
+    let mut objects: Vec<Value> = request["objects"].as_array().cloned().unwrap_or_default();
+    for object in &mut objects {
+        let fields = object.as_object_mut().expect("an object");
+        if wanted.ends_with("v2") {
+            if let Some(radius) = fields.remove("radius").and_then(|radius| radius.as_i64()) {
+                fields.insert("diameter".to_owned(), (2 * radius).into());
+            }
+        } else if let Some(diameter) = fields.remove("diameter").and_then(|diameter| diameter.as_i64()) {
+            fields.insert("radius".to_owned(), (diameter / 2).into());
+        }
+        fields.insert("apiVersion".to_owned(), wanted.into());
+        object["metadata"]["labels"]["converted"] = "yes".into();
+        object["metadata"]["generation"] = 99.into();
+    }
+    let mut response =
+        json!({"uid": request["uid"], "convertedObjects": objects, "result": {"status": "Success"}});
+    match path {
+        "another-uid" => response["uid"] = "x".into(),
+        "fewer" => response["convertedObjects"] = json!([]),
+        "refuse" => response["result"] = json!({"status": "Failed", "message": "no moons today"}),
+        "another-name" => response["convertedObjects"][0]["metadata"]["name"] = "x".into(),
+        "not-converted" => response["convertedObjects"] = request["objects"].clone(),
+        "bad-label" => response["convertedObjects"][0]["metadata"]["labels"]["converted"] = "no way".into(),
+        _ => {}
+    }
+    json!({"kind": "ConversionReview", "apiVersion": review["apiVersion"], "response": response})
 }

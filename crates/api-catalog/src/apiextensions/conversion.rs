@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 
 use api_machinery::field::Errors;
 use api_machinery::names;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
 use crate::admission::webhook;
@@ -35,11 +37,45 @@ pub fn validate(conversion: &Value, old: Option<&Value>, e: &mut Errors) {
     }
     if client.is_set() {
         webhook::client(&client, e);
+        // As upstream since 1.31: what was stored before that may stay.
+        let before = old.map(|old| at_bundle(&old["webhook"]["clientConfig"]));
+        if before.is_none_or(|before| authorities(before).is_ok()) {
+            let bundle = client.get("caBundle");
+            if let Err(why) = authorities(bundle.text()) {
+                bundle.invalid(e, format!("unable to load root certificates: {why}"));
+            }
+        }
     } else {
         client.required(e, "required when strategy is set to Webhook");
     }
     let before = old.map(|old| &old["webhook"]["conversionReviewVersions"]);
     review_versions(&reviews, before.is_none_or(is_known_or_empty), e);
+}
+
+fn at_bundle(client: &Value) -> &str {
+    client["caBundle"].as_str().unwrap_or_default()
+}
+
+/// Whether there is an authority in a bundle, or none is meant. The reasons are those of upstream's client.
+fn authorities(bundle: &str) -> Result<(), String> {
+    if bundle.is_empty() {
+        return Ok(());
+    }
+    let blocks = STANDARD.decode(bundle).ok().and_then(|bytes| pem::parse_many(bytes).ok());
+    let blocks = blocks.filter(|blocks| !blocks.is_empty()).ok_or("unable to parse bytes as PEM block")?;
+    let mut certificates = blocks.iter().filter(|block| block.tag() == "CERTIFICATE").peekable();
+    if certificates.peek().is_none() {
+        return Err("no valid certificate authority data seen".to_owned());
+    }
+    let parse = |block: &pem::Pem| x509_parser::parse_x509_certificate(block.contents()).map(drop);
+    let mut wrong = None;
+    for certificate in certificates {
+        match parse(certificate) {
+            Ok(()) => return Ok(()),
+            Err(error) => wrong = wrong.or(Some(error)),
+        }
+    }
+    Err(wrong.map(|error| format!("failed to parse certificate: {error}")).unwrap_or_default())
 }
 
 fn is_known_or_empty(versions: &Value) -> bool {

@@ -64,7 +64,7 @@ impl Rules {
 /// Compiles all rules of a schema, whose place is `path`. What is wrong with them goes into `errors`; a rule that is
 /// wrong is left out.
 pub fn compile(schema: &Json, path: &Path<'_>, errors: &mut Errors) -> Rules {
-    let mut compiler = Compiler { errors, total: 0 };
+    let mut compiler = Compiler { errors, total: 0, uncorrelatable: None };
     let level = compiler.level(schema, true, Some(1), path, 0);
     let total = compiler.total;
     if total > SCHEMA_LIMIT {
@@ -97,6 +97,8 @@ fn excess(name: &str, cost: u64, limit: u64) -> String {
 struct Compiler<'e> {
     errors: &'e mut Errors,
     total: u64,
+    /// The outermost list around the level whose items nobody can tell apart: which one was which before is not known.
+    uncorrelatable: Option<String>,
 }
 
 impl Compiler<'_> {
@@ -135,7 +137,12 @@ impl Compiler<'_> {
             let below = &schema[key];
             let times = schema[bound].as_u64().and_then(|most| count.map(|count| count.saturating_mul(most)));
             if below.is_object() {
+                let outside = self.uncorrelatable.clone();
+                if key == "items" && schema["x-kubernetes-list-type"] != "map" {
+                    self.uncorrelatable.get_or_insert_with(|| path.to_string());
+                }
                 inner = self.level(below, embedded(below), times, &path.child(key), depth + 1);
+                self.uncorrelatable = outside;
             }
         }
         if rules.is_empty() && properties.is_empty() && inner.is_none() {
@@ -182,6 +189,7 @@ impl Compiler<'_> {
             self.spend(&program, times, "estimated messageExpression cost", &at);
             message_expression = Some(program);
         }
+        self.transition(rule, &program, path);
         let field_path = rule["fieldPath"].as_str();
         if let Some(text) = field_path.filter(|text| !refers(schema, text)) {
             self.errors.invalid(&path.child("fieldPath"), text, "fieldPath must be a valid path");
@@ -199,6 +207,23 @@ impl Compiler<'_> {
             field_path: field_path.map(|text| text.trim_start_matches('.').to_owned()),
             optional_old,
         })
+    }
+
+    /// What was before can be spoken of only where it is known what that was.
+    fn transition(&mut self, rule: &Json, program: &Program, path: &Path<'_>) {
+        match (program.uses("oldSelf"), &self.uncorrelatable, rule["optionalOldSelf"].as_bool()) {
+            (true, Some(within), _) => {
+                let why = format!(
+                    "oldSelf cannot be used on the uncorrelatable portion of the schema within {within}"
+                );
+                self.errors.invalid(&path.child("rule"), rule["rule"].as_str(), why);
+            }
+            (false, _, Some(set)) => {
+                let why = "may not be set if oldSelf is not used in rule";
+                self.errors.invalid(&path.child("optionalOldSelf"), set, why);
+            }
+            _ => {}
+        }
     }
 
     fn program(

@@ -56,6 +56,11 @@ impl Brief {
         }
     }
 
+    /// Whether others have names that it asks for.
+    pub fn lacks_names(&self) -> bool {
+        !self.holds("NamesAccepted")
+    }
+
     fn holds(&self, kind: &str) -> bool {
         let conditions = self.conditions.as_array().into_iter().flatten();
         conditions.filter(|one| one["type"] == kind).any(|one| one["status"] == "True")
@@ -99,12 +104,14 @@ fn names<'a>(
     brief: &Brief,
     others: impl Iterator<Item = &'a Brief>,
 ) -> (Value, Option<(&'static str, String)>) {
+    let resources_of = |names: &'a Value| texts(names, &["plural", "singular", "shortNames"]);
+    let kinds_of = |names: &'a Value| texts(names, &["kind", "listKind"]);
+    let asked: BTreeSet<&str> =
+        texts(&brief.wanted, &["plural", "singular", "shortNames", "kind", "listKind"]).collect();
     let (mut resources, mut kinds) = (BTreeSet::new(), BTreeSet::new());
     for taken in others.map(|other| &other.accepted) {
-        let text = |field: &str| taken[field].as_str();
-        let short = taken["shortNames"].as_array().into_iter().flatten().filter_map(Value::as_str);
-        resources.extend(text("plural").into_iter().chain(text("singular")).chain(short));
-        kinds.extend(text("kind").into_iter().chain(text("listKind")));
+        resources.extend(resources_of(taken).filter(|name| asked.contains(name)));
+        kinds.extend(kinds_of(taken).filter(|name| asked.contains(name)));
     }
     let mut accepted = if brief.accepted.is_object() { brief.accepted.clone() } else { json!({}) };
     let mut conflict = None;
@@ -144,6 +151,14 @@ fn names<'a>(
     }
     set(&mut accepted, "categories", &brief.wanted["categories"]);
     (accepted, conflict)
+}
+
+/// The texts of these fields, each of which is one or a list of them.
+fn texts<'a>(names: &'a Value, fields: &'static [&'static str]) -> impl Iterator<Item = &'a str> {
+    let all = fields.iter().map(|field| &names[field]);
+    all.flat_map(|field| {
+        field.as_str().into_iter().chain(field.as_array().into_iter().flatten().filter_map(Value::as_str))
+    })
 }
 
 fn set(names: &mut Value, field: &str, wanted: &Value) {

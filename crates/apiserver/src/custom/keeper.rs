@@ -49,12 +49,20 @@ pub async fn keep(server: Arc<ApiServer>) {
     shutdown.run_until_cancelled(keeper.run()).await;
 }
 
+/// A definition as it was last seen.
+struct Known {
+    revision: u64,
+    brief: Brief,
+    /// Whether its status is as it should be. It stays so until it changes itself, or others do while it lacks names.
+    settled: bool,
+}
+
 struct Keeper {
     server: Arc<ApiServer>,
     client: kube::Client,
     cache: Arc<ResourceCache>,
-    /// By name, with the revision at which it was read.
-    known: BTreeMap<String, (u64, Brief)>,
+    /// By name.
+    known: BTreeMap<String, Known>,
     /// The definitions, by uid, whose objects are being deleted.
     clearing: BTreeSet<String>,
 }
@@ -80,40 +88,64 @@ impl Keeper {
         }
     }
 
+    /// Takes in what has changed. There may be a thousand, of which one does: the others are passed by.
     fn read(&mut self, all: &[Arc<Cached>]) {
         let names: BTreeSet<&str> = all.iter().map(|one| one.name()).collect();
-        self.known.retain(|name, _| names.contains(name.as_str()));
-        for one in all {
-            let is_known = self.known.get(one.name()).is_some_and(|(revision, _)| *revision == one.revision);
-            if let Some(definition) = (!is_known).then(|| one.content()).flatten() {
-                self.known.insert(one.name().to_owned(), (one.revision, Brief::of(&definition)));
+        let mut groups = BTreeSet::new();
+        self.known.retain(|name, known| {
+            let stays = names.contains(name.as_str());
+            if !stays {
+                groups.insert(known.brief.group.clone());
             }
+            stays
+        });
+        for one in all {
+            let is_known = self.known.get(one.name()).is_some_and(|known| known.revision == one.revision);
+            if let Some(definition) = (!is_known).then(|| one.content()).flatten() {
+                let brief = Brief::of(&definition);
+                groups.insert(brief.group.clone());
+                let known = Known { revision: one.revision, brief, settled: false };
+                self.known.insert(one.name().to_owned(), known);
+            }
+        }
+        if groups.is_empty() {
+            return;
+        }
+        for known in self.known.values_mut().filter(|known| known.settled) {
+            known.settled = !(known.brief.lacks_names() && groups.contains(&known.brief.group));
         }
     }
 
-    /// Writes one status that is not as it should be, if there is one: what others may have depends on it.
+    /// Writes what is not as it should be; says whether there was anything. What one is given counts for the next.
     async fn step(&mut self, all: &[Arc<Cached>]) -> Result<bool, Failed> {
         let now = rfc3339(self.server.clock().now());
+        let mut written = false;
         for one in all {
-            let Some((_, brief)) = self.known.get(one.name()) else { continue };
-            let others = self
-                .known
-                .iter()
-                .filter(|(name, (_, other))| *name != one.name() && other.group == brief.group);
-            if let Some(verdict) = conditions::judge(brief, others.map(|(_, (_, other))| other), &now) {
-                let Some(definition) = one.value() else { continue };
-                let mut definition = Value::clone(&definition);
-                definition["status"]["acceptedNames"] = verdict.accepted;
-                definition["status"]["conditions"] = verdict.conditions;
-                let path = format!("{PATH}/{}/status", one.name());
-                self.put(&path, &definition).await?;
-                return Ok(true);
-            }
-            if brief.cleanup {
+            if self.known.get(one.name()).is_some_and(|known| known.brief.cleanup) {
                 self.clear(one);
             }
+            let Some(known) = self.known.get(one.name()).filter(|known| !known.settled) else { continue };
+            let brief = &known.brief;
+            let others = self.known.iter().filter(|(name, _)| *name != one.name());
+            let others = others.map(|(_, other)| &other.brief).filter(|other| other.group == brief.group);
+            let verdict = conditions::judge(brief, others, &now);
+            if let Some((verdict, definition)) = verdict.as_ref().zip(one.value()) {
+                let mut definition = Value::clone(&definition);
+                definition["status"]["acceptedNames"] = verdict.accepted.clone();
+                definition["status"]["conditions"] = verdict.conditions.clone();
+                self.put(&format!("{PATH}/{}/status", one.name()), &definition).await?;
+                written = true;
+            }
+            if let Some(known) = self.known.get_mut(one.name()) {
+                // If somebody else was faster, there is another revision to read.
+                known.settled = true;
+                if let Some(verdict) = verdict {
+                    known.brief.accepted = verdict.accepted;
+                    known.brief.conditions = verdict.conditions;
+                }
+            }
         }
-        Ok(false)
+        Ok(written)
     }
 
     /// Replaces a definition, unless somebody else was faster.

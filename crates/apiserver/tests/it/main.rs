@@ -3,6 +3,7 @@
 mod allocation;
 mod bad_inputs;
 mod concurrency;
+mod definitions;
 mod etcd;
 mod faults;
 mod fixture;

@@ -14,7 +14,8 @@ use http::{HeaderMap, Method};
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::conditions::{self, Brief, CLEANUP};
+use super::book::Book;
+use super::conditions::CLEANUP;
 use crate::bootstrap;
 use crate::registry::{DeleteOptions, delete_object};
 use crate::request::negotiate::Accept;
@@ -45,24 +46,15 @@ pub async fn keep(server: Arc<ApiServer>) {
     let Some(cache) = server.cache().resource(&resource) else { return };
     let client = server.client(bootstrap::identity());
     let shutdown = server.shutdown().clone();
-    let mut keeper = Keeper { server, client, cache, known: BTreeMap::new(), clearing: BTreeSet::new() };
+    let mut keeper = Keeper { server, client, cache, book: Book::default(), clearing: BTreeSet::new() };
     shutdown.run_until_cancelled(keeper.run()).await;
-}
-
-/// A definition as it was last seen.
-struct Known {
-    revision: u64,
-    brief: Brief,
-    /// Whether its status is as it should be. It stays so until it changes itself, or others do while it lacks names.
-    settled: bool,
 }
 
 struct Keeper {
     server: Arc<ApiServer>,
     client: kube::Client,
     cache: Arc<ResourceCache>,
-    /// By name.
-    known: BTreeMap<String, Known>,
+    book: Book,
     /// The definitions, by uid, whose objects are being deleted.
     clearing: BTreeSet<String>,
 }
@@ -71,7 +63,7 @@ impl Keeper {
     async fn run(&mut self) {
         loop {
             let (all, mut changes) = self.cache.list_and_subscribe(&Selection::all(""));
-            self.read(&all);
+            self.book.read(&all);
             match self.step(&all).await {
                 // What was written is seen before it is judged again.
                 Ok(true) => {
@@ -88,62 +80,27 @@ impl Keeper {
         }
     }
 
-    /// Takes in what has changed. There may be a thousand, of which one does: the others are passed by.
-    fn read(&mut self, all: &[Arc<Cached>]) {
-        let names: BTreeSet<&str> = all.iter().map(|one| one.name()).collect();
-        let mut groups = BTreeSet::new();
-        self.known.retain(|name, known| {
-            let stays = names.contains(name.as_str());
-            if !stays {
-                groups.insert(known.brief.group.clone());
-            }
-            stays
-        });
-        for one in all {
-            let is_known = self.known.get(one.name()).is_some_and(|known| known.revision == one.revision);
-            if let Some(definition) = (!is_known).then(|| one.content()).flatten() {
-                let brief = Brief::of(&definition);
-                groups.insert(brief.group.clone());
-                let known = Known { revision: one.revision, brief, settled: false };
-                self.known.insert(one.name().to_owned(), known);
-            }
-        }
-        if groups.is_empty() {
-            return;
-        }
-        for known in self.known.values_mut().filter(|known| known.settled) {
-            known.settled = !(known.brief.lacks_names() && groups.contains(&known.brief.group));
-        }
-    }
-
-    /// Writes what is not as it should be; says whether there was anything. What one is given counts for the next.
+    /// Writes what is not as it should be; says whether there was anything.
     async fn step(&mut self, all: &[Arc<Cached>]) -> Result<bool, Failed> {
         let now = rfc3339(self.server.clock().now());
-        let mut written = false;
+        let by_name: BTreeMap<&str, &Arc<Cached>> = all.iter().map(|one| (one.name(), one)).collect();
         for one in all {
-            if self.known.get(one.name()).is_some_and(|known| known.brief.cleanup) {
+            if self.book.is_to_be_cleared(one.name()) {
                 self.clear(one);
             }
-            let Some(known) = self.known.get(one.name()).filter(|known| !known.settled) else { continue };
-            let brief = &known.brief;
-            let others = self.known.iter().filter(|(name, _)| *name != one.name());
-            let others = others.map(|(_, other)| &other.brief).filter(|other| other.group == brief.group);
-            let verdict = conditions::judge(brief, others, &now);
-            if let Some((verdict, definition)) = verdict.as_ref().zip(one.value()) {
-                let mut definition = Value::clone(&definition);
+        }
+        let mut written = false;
+        for name in self.book.open() {
+            let verdict = self.book.judge(&name, &now);
+            let definition = by_name.get(name.as_str()).and_then(|one| one.value());
+            if let Some((verdict, definition)) = verdict.as_ref().zip(definition) {
+                let mut definition = Arc::unwrap_or_clone(definition);
                 definition["status"]["acceptedNames"] = verdict.accepted.clone();
                 definition["status"]["conditions"] = verdict.conditions.clone();
-                self.put(&format!("{PATH}/{}/status", one.name()), &definition).await?;
+                self.put(&format!("{PATH}/{name}/status"), &definition).await?;
                 written = true;
             }
-            if let Some(known) = self.known.get_mut(one.name()) {
-                // If somebody else was faster, there is another revision to read.
-                known.settled = true;
-                if let Some(verdict) = verdict {
-                    known.brief.accepted = verdict.accepted;
-                    known.brief.conditions = verdict.conditions;
-                }
-            }
+            self.book.settle(&name, verdict);
         }
         Ok(written)
     }

@@ -3,6 +3,7 @@
 //! A definition is in force once its condition `Established` says so, whichever server wrote that; from there on its
 //! resources are catalogue entries as built-in ones are. What a definition's schema says is `api_catalog::custom`'s.
 
+mod book;
 mod conditions;
 pub mod convert;
 mod keeper;

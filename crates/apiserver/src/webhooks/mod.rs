@@ -207,7 +207,10 @@ async fn change(
     patch: &[u8],
     object: &mut Option<&mut Value>,
 ) -> Result<bool, ApiError> {
-    let [shown, _] = subject.both(server, form, object.as_deref()).await?;
+    let shown = match object.as_deref() {
+        Some(object) => Some(subject.show(server, form, object).await?),
+        None => None,
+    };
     let Some(mut new) = review::patched(&hook.name, patch, shown.as_deref())? else { return Ok(false) };
     if subject.shows_objects() {
         // What is unknown is dropped without a word, as upstream does.

@@ -209,7 +209,8 @@ impl Compiler<'_> {
         })
     }
 
-    /// What was before can be spoken of only where it is known what that was.
+    /// What was before can be spoken of only where it is known what that was. Such a rule is kept: where one is stored, it
+    /// is judged whenever there is something to judge it by.
     fn transition(&mut self, rule: &Json, program: &Program, path: &Path<'_>) {
         match (program.uses("oldSelf"), &self.uncorrelatable, rule["optionalOldSelf"].as_bool()) {
             (true, Some(within), _) => {

@@ -38,7 +38,7 @@ pub fn validate(conversion: &Value, old: Option<&Value>, e: &mut Errors) {
     if client.is_set() {
         webhook::client(&client, e);
         // As upstream since 1.31: what was stored before that may stay.
-        let before = old.map(|old| at_bundle(&old["webhook"]["clientConfig"]));
+        let before = old.map(|old| old["webhook"]["clientConfig"]["caBundle"].as_str().unwrap_or_default());
         if before.is_none_or(|before| authorities(before).is_ok()) {
             let bundle = client.get("caBundle");
             if let Err(why) = authorities(bundle.text()) {
@@ -52,10 +52,6 @@ pub fn validate(conversion: &Value, old: Option<&Value>, e: &mut Errors) {
     review_versions(&reviews, before.is_none_or(is_known_or_empty), e);
 }
 
-fn at_bundle(client: &Value) -> &str {
-    client["caBundle"].as_str().unwrap_or_default()
-}
-
 /// Whether there is an authority in a bundle, or none is meant. The reasons are those of upstream's client.
 fn authorities(bundle: &str) -> Result<(), String> {
     if bundle.is_empty() {
@@ -63,19 +59,14 @@ fn authorities(bundle: &str) -> Result<(), String> {
     }
     let blocks = STANDARD.decode(bundle).ok().and_then(|bytes| pem::parse_many(bytes).ok());
     let blocks = blocks.filter(|blocks| !blocks.is_empty()).ok_or("unable to parse bytes as PEM block")?;
-    let mut certificates = blocks.iter().filter(|block| block.tag() == "CERTIFICATE").peekable();
-    if certificates.peek().is_none() {
-        return Err("no valid certificate authority data seen".to_owned());
-    }
-    let parse = |block: &pem::Pem| x509_parser::parse_x509_certificate(block.contents()).map(drop);
-    let mut wrong = None;
-    for certificate in certificates {
-        match parse(certificate) {
-            Ok(()) => return Ok(()),
-            Err(error) => wrong = wrong.or(Some(error)),
+    let mut wrong = "no valid certificate authority data seen".to_owned();
+    for block in blocks.iter().filter(|block| block.tag() == "CERTIFICATE") {
+        match x509_parser::parse_x509_certificate(block.contents()) {
+            Ok(_) => return Ok(()),
+            Err(error) => wrong = format!("failed to parse certificate: {error}"),
         }
     }
-    Err(wrong.map(|error| format!("failed to parse certificate: {error}")).unwrap_or_default())
+    Err(wrong)
 }
 
 fn is_known_or_empty(versions: &Value) -> bool {

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use k8s_openapi::api;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
+use k8s_openapi::kube_aggregator::pkg::apis::apiregistration;
 use k8s_openapi::schemars::generate::{SchemaGenerator, SchemaSettings};
 use serde_json::{Map, Value, json};
 
@@ -104,7 +105,7 @@ fn group_roots(generator: &mut SchemaGenerator) {
         authorization::v1::LocalSubjectAccessReview, authorization::v1::SelfSubjectAccessReview,
         authorization::v1::SelfSubjectRulesReview, authorization::v1::SubjectAccessReview,
         certificates::v1::CertificateSigningRequest, certificates::v1::ClusterTrustBundle, coordination::v1::Lease, discovery::v1::EndpointSlice, events::v1::Event);
-    roots!(generator; apiextensions::v1::CustomResourceDefinition);
+    roots!(generator; apiextensions::v1::CustomResourceDefinition, apiregistration::v1::APIService);
     roots!(generator; flowcontrol::v1::FlowSchema, flowcontrol::v1::PriorityLevelConfiguration);
     roots!(generator; networking::v1::IPAddress, networking::v1::Ingress, networking::v1::IngressClass,
         networking::v1::NetworkPolicy, networking::v1::ServiceCIDR, node::v1::RuntimeClass,

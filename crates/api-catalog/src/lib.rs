@@ -24,6 +24,7 @@ mod migration;
 mod networking;
 mod print;
 mod rbac;
+mod registration;
 mod schemas;
 mod storage;
 
@@ -37,6 +38,7 @@ pub use catalog::{Catalog, catalog};
 /// All entries, in discovery's order of groups.
 fn entries(arena: &Arc<Arena>) -> Vec<Resource> {
     let mut all = core::entries(arena);
+    all.extend(registration::entries(arena));
     all.extend(apps::entries(arena));
     all.extend(groups::events(arena));
     all.extend(groups::authentication(arena));

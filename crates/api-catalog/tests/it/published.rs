@@ -11,6 +11,7 @@ use api_machinery::schema::{Format, Kind, ListType, View};
 use k8s_openapi::DeepMerge;
 use k8s_openapi::api;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
@@ -32,6 +33,7 @@ macro_rules! kinds {
                 "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.CustomResourceDefinition",
                 merge::<CustomResourceDefinition> as Merge,
             ),
+            ("io.k8s.kube-aggregator.pkg.apis.apiregistration.v1.APIService", merge::<APIService> as Merge),
             $($((
                 concat!("io.k8s.api.", stringify!($group), ".", stringify!($version), ".", stringify!($kind)),
                 merge::<api::$group::$version::$kind> as Merge,

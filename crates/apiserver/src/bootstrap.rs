@@ -15,6 +15,7 @@ use http::{Request, StatusCode};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
+use crate::aggregation;
 use crate::catalog;
 use crate::server::{ApiServer, StartError};
 use crate::servers::Member;
@@ -46,6 +47,7 @@ pub async fn run(server: &Arc<ApiServer>) -> Result<(), StartError> {
         kept.push(dns_service(address));
     }
     let mut objects = server.gate().bootstrap_objects();
+    objects.extend(aggregation::local::built_in(&server.catalog()));
     objects.extend(kept.clone());
     // With a namespace go the rights in it.
     kept.extend(objects.iter().filter(|object| meta::namespace(object) == LOAD_BALANCERS).cloned());

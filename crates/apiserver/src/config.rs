@@ -6,6 +6,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use crate::aggregation::ProxyClient;
+use crate::authn::front_proxy::RequestHeader;
 use crate::egress::Mode;
 
 /// An IPv4 range such as `10.43.0.0/16`.
@@ -99,6 +101,19 @@ pub struct Config {
     pub stale_reads_without_quorum: bool,
     /// What goes through the tunnels that nodes open.
     pub egress: Mode,
+    /// As whom aggregated servers are told who asks; as nobody if there is none, and they will not believe it.
+    pub proxy_client: Option<ProxyClient>,
+    /// What aggregated servers are told of how users prove who they are.
+    pub authentication: Authentication,
+}
+
+/// How users prove who they are, as far as others who check that need to know.
+#[derive(Clone, Debug, Default)]
+pub struct Authentication {
+    /// Who signs the certificates of clients, in PEM.
+    pub client_ca: String,
+    /// Which front proxies are believed, and how they say who asks.
+    pub request_header: Option<RequestHeader>,
 }
 
 impl Default for Config {
@@ -120,6 +135,8 @@ impl Default for Config {
             shared_store: false,
             stale_reads_without_quorum: false,
             egress: Mode::default(),
+            proxy_client: None,
+            authentication: Authentication::default(),
         }
     }
 }

@@ -4,6 +4,7 @@
 //! through it.
 
 mod admission;
+mod aggregation;
 pub mod allocation;
 mod authn;
 mod authz;
@@ -37,5 +38,7 @@ pub mod watch;
 mod webhooks;
 mod yaml;
 
+pub use aggregation::ProxyClient;
+pub use authn::front_proxy::RequestHeader;
 pub use config::Config;
 pub use server::{ApiServer, Dependencies, StartError};

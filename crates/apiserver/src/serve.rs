@@ -23,6 +23,7 @@ use rustls::client::danger::HandshakeSignatureValid;
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme};
+use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -32,6 +33,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::authn::front_proxy::{FrontProxy, RequestHeader};
 use crate::server::ApiServer;
 use crate::types::{Body, BoxError, PeerAddress, PeerCertificates, UntrustedCertificate};
 
@@ -69,6 +71,15 @@ pub enum TlsError {
     /// The client CA cannot be used.
     #[error("the client CA: {0}")]
     ClientCa(#[from] rustls::server::VerifierBuilderError),
+    /// The front proxies' authorities cannot be read.
+    #[error("the front proxies' CA: {0}")]
+    FrontProxyCa(#[from] rustls_pki_types::pem::Error),
+    /// Whoever is a client would be a front proxy as well, and could be anybody.
+    #[error(
+        "the front proxies' CA and the client CA have a certificate in common: the names that front proxies may have must \
+         be given"
+    )]
+    EveryClientAProxy,
 }
 
 /// How connections are secured.
@@ -76,6 +87,8 @@ pub enum TlsError {
 pub struct Tls {
     config: Arc<ServerConfig>,
     clients: Arc<dyn ClientCertVerifier>,
+    authorities: Arc<[CertificateDer<'static>]>,
+    proxies: Option<(Arc<dyn ClientCertVerifier>, Arc<RequestHeader>)>,
 }
 
 impl Tls {
@@ -86,33 +99,55 @@ impl Tls {
         key: PrivateKeyDer<'static>,
         client_authorities: &[CertificateDer<'static>],
     ) -> Result<Tls, TlsError> {
-        let mut roots = RootCertStore::empty();
-        for authority in client_authorities {
-            roots.add(authority.clone())?;
-        }
+        let clients = verifier(client_authorities)?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let clients = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
-            .allow_unauthenticated()
-            .build()?;
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .with_client_cert_verifier(Arc::new(Possession(clients.clone())))
             .with_single_cert(chain, key)?;
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        Ok(Tls { config: Arc::new(config), clients })
+        Ok(Tls { config: Arc::new(config), clients, authorities: client_authorities.into(), proxies: None })
+    }
+
+    /// The same, where front proxies may say who asks.
+    ///
+    /// # Errors
+    /// [`TlsError::EveryClientAProxy`] if nothing tells a client from a front proxy.
+    pub fn with_front_proxies(self, rules: Arc<RequestHeader>) -> Result<Tls, TlsError> {
+        let authorities = CertificateDer::pem_slice_iter(rules.authorities.as_bytes());
+        let authorities: Vec<CertificateDer<'static>> = authorities.collect::<Result<_, _>>()?;
+        if rules.allowed_names.is_empty() && authorities.iter().any(|one| self.authorities.contains(one)) {
+            return Err(TlsError::EveryClientAProxy);
+        }
+        Ok(Tls { proxies: Some((verifier(&authorities)?, rules)), ..self })
     }
 
     /// What the certificates of a client mean.
     fn peer(&self, stream: &TlsStream<TcpStream>, now: UnixTime) -> Peer {
-        let Some([own, others @ ..]) = stream.get_ref().1.peer_certificates() else { return Peer::Unknown };
-        match self.clients.verify_client_cert(own, others, now) {
-            Ok(_) => Peer::Proven(PeerCertificates(std::iter::once(own).chain(others).cloned().collect())),
+        let Some([own, others @ ..]) = stream.get_ref().1.peer_certificates() else { return Peer::default() };
+        let proxies = self.proxies.as_ref();
+        let proxy = proxies.filter(|(proxies, _)| proxies.verify_client_cert(own, others, now).is_ok());
+        let front = proxy.map(|(_, rules)| FrontProxy { certificate: own.clone(), rules: rules.clone() });
+        let client = match self.clients.verify_client_cert(own, others, now) {
+            Ok(_) => Client::Proven(PeerCertificates(std::iter::once(own).chain(others).cloned().collect())),
             Err(error) => {
                 tracing::debug!(%error, "a client certificate is not trusted");
-                Peer::Untrusted
+                Client::Untrusted
             }
-        }
+        };
+        Peer { client, front }
     }
+}
+
+/// Checks certificates of clients, where there are any.
+fn verifier(authorities: &[CertificateDer<'static>]) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for authority in authorities {
+        roots.add(authority.clone())?;
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+    Ok(builder.allow_unauthenticated().build()?)
 }
 
 /// Lets a handshake succeed with any certificate whose key the client holds. Whether it is trusted is looked at
@@ -162,8 +197,16 @@ impl ClientCertVerifier for Possession {
 }
 
 /// What TLS says about a client.
-#[derive(Clone)]
-enum Peer {
+#[derive(Clone, Default)]
+struct Peer {
+    client: Client,
+    front: Option<FrontProxy>,
+}
+
+/// Whether it is one of the cluster's clients.
+#[derive(Clone, Default)]
+enum Client {
+    #[default]
     Unknown,
     Proven(PeerCertificates),
     Untrusted,
@@ -301,12 +344,15 @@ impl Service<Request<Incoming>> for Handler {
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let (mut parts, body) = request.into_parts();
         parts.extensions.insert(PeerAddress(self.address));
-        match &self.peer {
-            Peer::Unknown => {}
-            Peer::Proven(certificates) => {
+        if let Some(front) = &self.peer.front {
+            parts.extensions.insert(front.clone());
+        }
+        match &self.peer.client {
+            Client::Unknown => {}
+            Client::Proven(certificates) => {
                 parts.extensions.insert(certificates.clone());
             }
-            Peer::Untrusted => {
+            Client::Untrusted => {
                 parts.extensions.insert(UntrustedCertificate);
             }
         }

@@ -16,6 +16,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::aggregation::{self, Aggregation};
 use crate::bootstrap;
 use crate::catalog::Catalog;
 use crate::config::Config;
@@ -71,6 +72,7 @@ pub struct ApiServer {
     routes: Routes,
     cache: Arc<Cache>,
     webhooks: webhooks::All,
+    aggregation: Aggregation,
     gate: Arc<dyn Gate>,
     quota_turns: Turns,
     specs: Specs,
@@ -96,6 +98,7 @@ impl ApiServer {
         let server = Arc::new(ApiServer {
             specs: Specs::default(),
             webhooks: webhooks::All::new(&cache.catalog(), &cache),
+            aggregation: Aggregation::new(&cache.catalog(), &cache),
             routes: Routes::new(config.egress, services, cache.clone()),
             metrics: Metrics::default(),
             quota_turns: Turns::default(),
@@ -117,6 +120,8 @@ impl ApiServer {
         server.tasks.spawn(compact(server.clone()));
         server.tasks.spawn(events::expire(server.clone()));
         server.tasks.spawn(custom::keep(server.clone()));
+        server.tasks.spawn(aggregation::keep(server.clone()));
+        server.tasks.spawn(aggregation::trust::keep(server.clone()));
         server.ready.store(true, Ordering::Release);
         Ok(server)
     }
@@ -243,6 +248,10 @@ impl ApiServer {
 
     pub(crate) fn webhooks(&self) -> &webhooks::All {
         &self.webhooks
+    }
+
+    pub(crate) fn aggregation(&self) -> &Aggregation {
+        &self.aggregation
     }
 
     pub(crate) fn gate(&self) -> &dyn Gate {

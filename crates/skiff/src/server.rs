@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use api_machinery::clock::Clock;
 use api_machinery::entropy::Entropy;
 use apiserver::catalog::Catalog;
-use apiserver::config::Cidr;
+use apiserver::config::{Authentication, Cidr};
 use apiserver::gate::{self, GateConfig, cluster_gate};
 use apiserver::limits::Limits;
 use apiserver::pki::{self, Client, Names, Pki};
@@ -154,13 +154,19 @@ impl Plan {
             entropy: self.entropy.clone(),
             kubelets: Arc::new(pki.kubelets(pods).context("the way to kubelets")?),
         };
+        let mut config = self.config.clone();
+        config.proxy_client = Some(pki.proxy_client().context("the front proxy's certificate")?);
+        config.authentication = Authentication {
+            client_ca: pki.ca_certificate().to_owned(),
+            request_header: Some(pki.request_header()),
+        };
         let gate = GateConfig {
             clock: self.clock.clone(),
             entropy: self.entropy.clone(),
             tokens: Arc::new(pki.tokens(ISSUER, self.entropy.clone()).context("the key for tokens")?),
             limits: Limits::default(),
         };
-        Ok(ApiServer::start(self.config.clone(), dependencies, cluster_gate(gate)).await?)
+        Ok(ApiServer::start(config, dependencies, cluster_gate(gate)).await?)
     }
 
     /// The scheduler and the controllers. Whoever holds the embedded store is the only server there is, so leadership

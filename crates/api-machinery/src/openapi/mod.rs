@@ -21,6 +21,7 @@ pub struct Documents<'a> {
     resources: Vec<&'a Resource>,
     schemas: Catalogue<'a>,
     version: &'a str,
+    foreign: &'a Value,
 }
 
 impl<'a> Documents<'a> {
@@ -33,7 +34,17 @@ impl<'a> Documents<'a> {
     ) -> Documents<'a> {
         let resources: Vec<&Resource> = resources.into_iter().collect();
         let schemas = Catalogue::new(&resources, descriptions);
-        Documents { resources, schemas, version }
+        Documents { resources, schemas, version, foreign: &Value::Null }
+    }
+
+    /// The same, with what others have to say in documents of everything: `paths` and `definitions` of a v2 document, under
+    /// names that are not used here.
+    pub fn with(self, foreign: &'a Value) -> Documents<'a> {
+        Documents { foreign, ..self }
+    }
+
+    fn others(&self, part: &str) -> impl Iterator<Item = (&'a String, &'a Value)> + use<'a> {
+        self.foreign[part].as_object().into_iter().flatten()
     }
 
     /// The v3 document of one group and version as JSON. A group without resources has an empty one.
@@ -77,9 +88,11 @@ impl<'a> Documents<'a> {
         for path in self.paths() {
             out.member(&path.path, &path.to_v2(&mut wanted));
         }
+        self.others("paths").for_each(|(path, item)| out.member(path, item));
         out.close();
         out.open("definitions");
         self.schemas.each(wanted, Style::V2, |name, schema| out.member(name, &schema));
+        self.others("definitions").for_each(|(name, schema)| out.member(name, schema));
         out.close();
         out.member("securityDefinitions", &security());
         out.member("security", &json!([{"BearerToken": []}]));
@@ -93,7 +106,9 @@ impl<'a> Documents<'a> {
         for path in self.paths() {
             out.path(&path.path, &path.to_v2(&mut wanted));
         }
+        self.others("paths").for_each(|(path, item)| out.path(path, item));
         self.schemas.each(wanted, Style::V2, |name, schema| out.definition(name, &schema));
+        self.others("definitions").for_each(|(name, schema)| out.definition(name, schema));
         out.finish()
     }
 

@@ -44,6 +44,16 @@ pub fn user(der: &CertificateDer<'_>, now: Timestamp) -> Result<Option<UserInfo>
     Ok(Some(UserInfo { name: name.to_owned(), uid: String::new(), groups, extra: extra.into() }))
 }
 
+/// The common name of a client's certificate that is good just now.
+pub fn common_name(der: &CertificateDer<'_>, now: Timestamp) -> Option<String> {
+    let name = match user(der, now) {
+        Ok(Some(user)) => user.name,
+        Ok(None) => String::new(),
+        Err(_) => return None,
+    };
+    Some(name)
+}
+
 /// Until when a certificate is good; `None` if it is none.
 pub fn ends(der: &CertificateDer<'_>) -> Option<Timestamp> {
     let (_, certificate) = X509Certificate::from_der(der).ok()?;
@@ -51,7 +61,7 @@ pub fn ends(der: &CertificateDer<'_>) -> Option<Timestamp> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, KeyPair, date_time_ymd};
 
@@ -69,6 +79,11 @@ mod tests {
         params.not_after = date_time_ymd(2027, 1, 1);
         let key = KeyPair::generate().expect("a key");
         params.self_signed(&key).expect("a certificate").der().clone()
+    }
+
+    /// A client's certificate that is good in 2026.
+    pub fn client(name: &str) -> CertificateDer<'static> {
+        certificate(name, &[], ExtendedKeyUsagePurpose::ClientAuth)
     }
 
     fn at(text: &str) -> Timestamp {

@@ -1,9 +1,10 @@
-//! Authentication: client certificates, then bootstrap tokens and tokens of service accounts; whoever shows neither is anonymous, and only
-//! where anonymous requests make sense. Headers by which a proxy would vouch for somebody are not looked at.
+//! Authentication: whom a front proxy vouches for, client certificates, then bootstrap tokens and tokens of service accounts;
+//! whoever shows neither is anonymous, and only where anonymous requests make sense.
 
 mod bearer;
 mod bootstrap_token;
 mod certificate;
+pub mod front_proxy;
 mod impersonate;
 
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use http::request::Parts;
 
 pub use self::bearer::{account_user, review, user_value};
 pub use self::certificate::ends as certificate_ends;
+use self::front_proxy::FrontProxy;
 use crate::authz::Authorizer;
 use crate::tokens::Tokens;
 use crate::types::{ANONYMOUS, Lookup, PeerCertificates, UserInfo};
@@ -48,6 +50,11 @@ impl Authenticator {
     }
 
     async fn identify(&self, request: &Parts) -> Result<UserInfo, ApiError> {
+        if let Some(proxy) = request.extensions.get::<FrontProxy>()
+            && let Some(user) = front_proxy::user(proxy, &request.headers, self.clock.now())?
+        {
+            return Ok(user);
+        }
         if let Some(peer) = request.extensions.get::<PeerCertificates>()
             && let Some(leaf) = peer.0.first()
             && let Some(user) = certificate::user(leaf, self.clock.now())?

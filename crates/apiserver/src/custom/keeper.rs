@@ -10,7 +10,7 @@ use std::time::Duration;
 use api_machinery::clock::rfc3339;
 use api_machinery::meta;
 use api_machinery::status::ApiError;
-use http::{HeaderMap, Method};
+use http::{HeaderMap, Method, Uri};
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -212,6 +212,7 @@ impl Clearing {
         let call = Call {
             info,
             method: Method::DELETE,
+            target: Uri::default(),
             rest: Vec::new(),
             query: Query::default(),
             headers: HeaderMap::new(),

@@ -33,16 +33,13 @@ pub async fn serve(server: &Arc<ApiServer>, call: &Call) -> Result<Response<Body
     let path = call.info.path.trim_matches('/');
     let segments: Vec<&str> = path.split('/').collect();
     let catalog = server.catalog();
-    let whole = catalog.whole();
+    let whole = server.aggregation().whole(&catalog);
     match segments.as_slice() {
         [""] => plain(call, &whole.root),
         ["version"] => plain(call, &version(server)),
         ["api"] => either(call, || whole.core(server.config()), &whole.core_aggregated),
         ["apis"] => either(call, || whole.groups.clone(), &whole.groups_aggregated),
-        ["apis", group] => {
-            let found = catalog.group(group).filter(|found| !found.resources().is_empty());
-            found_or_not(call, found.map(|group| group.described().group()).as_ref())
-        }
+        ["apis", group] => found_or_not(call, whole.group(group).as_ref()),
         ["api", version] => found_or_not(call, resources(&catalog, "", version)),
         ["apis", group, version] => found_or_not(call, resources(&catalog, group, version)),
         ["openapi", rest @ ..] => openapi::serve(server, call, rest).await,

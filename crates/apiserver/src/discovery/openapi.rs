@@ -7,16 +7,19 @@ use std::sync::Arc;
 
 use api_machinery::openapi::Documents;
 use api_machinery::status::ApiError;
-use http::Response;
+use bytes::Bytes;
 use http::header::{ACCEPT, CACHE_CONTROL, HeaderValue};
-use serde_json::{Map, json};
+use http::{Request, Response};
+use serde_json::{Map, Value, json};
 use tokio::sync::Mutex;
 
 use super::Tagged;
+use crate::aggregation::{self, Passing, Remote};
 use crate::catalog::Group;
+use crate::request::respond::full;
 use crate::request::route::Call;
 use crate::server::ApiServer;
-use crate::types::Body;
+use crate::types::{Body, Permit};
 
 const JSON: &str = "application/json";
 /// How clients ask for the v2 document as protobuf.
@@ -63,6 +66,9 @@ async fn v3(
     group: &str,
     version: &str,
 ) -> Result<Response<Body>, ApiError> {
+    if let Some(remote) = server.aggregation().find(group, version) {
+        return passed(server, call, &remote).await;
+    }
     if !server.catalog().has_version(group, version) {
         return Err(ApiError::no_such_path());
     }
@@ -72,6 +78,17 @@ async fn v3(
         response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static(FOREVER));
     }
     Ok(response)
+}
+
+/// The document of a version for which another server answers.
+async fn passed(server: &Arc<ApiServer>, call: &Call, remote: &Remote) -> Result<Response<Body>, ApiError> {
+    let mut request = Request::new(full(Bytes::new()));
+    *request.method_mut() = call.method.clone();
+    *request.headers_mut() = call.headers.clone();
+    *request.uri_mut() = call.target.clone();
+    let passing =
+        Passing { user: call.user.clone(), info: call.info.clone(), request, permit: Permit::free() };
+    aggregation::pass(server, remote, passing).await
 }
 
 /// Where the documents are. The path of each has its hash in it, so that a client knows what it has already. Only those of
@@ -90,7 +107,10 @@ async fn index(server: &Arc<ApiServer>, call: &Call) -> Result<Response<Body>, A
     let made = match specs.is_empty() {
         true => Vec::new(),
         false => {
-            make(server, specs, |spec, bytes| (spec.clone(), Tagged::new(bytes).tag().to_owned())).await?
+            make(server, Value::Null, specs, |spec, bytes| {
+                (spec.clone(), Tagged::new(bytes).tag().to_owned())
+            })
+            .await?
         }
     };
     for group in groups.iter().filter(unknown) {
@@ -110,18 +130,29 @@ async fn index(server: &Arc<ApiServer>, call: &Call) -> Result<Response<Body>, A
             paths.insert(path, json!({"serverRelativeURL": url}));
         }
     }
+    for remote in server.aggregation().all() {
+        let path = Documents::v3_path(&remote.group, &remote.version);
+        match remote.told().openapi {
+            Some(url) => paths.insert(path, json!({"serverRelativeURL": url})),
+            // It is not this server's document that counts.
+            None => paths.remove(&path),
+        };
+    }
     Ok(Tagged::new(json!({"paths": paths}).to_string()).answer(call, JSON))
 }
 
 async fn document(server: &Arc<ApiServer>, spec: Spec) -> Result<Tagged, ApiError> {
+    let whole = matches!(spec, Spec::V2 | Spec::V2Protobuf);
+    let foreign = if whole { aggregation::foreign(server).await } else { Value::Null };
     let _one_at_a_time = server.specs().0.lock().await;
-    let made = make(server, vec![spec], |_, bytes| Tagged::new(bytes)).await?;
+    let made = make(server, foreign, vec![spec], |_, bytes| Tagged::new(bytes)).await?;
     made.into_iter().next().ok_or_else(|| ApiError::internal("one document was asked for"))
 }
 
 /// Makes documents where it holds nobody up, and keeps of each what `keep` makes of it.
 async fn make<T: Send + 'static>(
     server: &Arc<ApiServer>,
+    foreign: Value,
     specs: Vec<Spec>,
     keep: impl Fn(&Spec, Vec<u8>) -> T + Send + 'static,
 ) -> Result<Vec<T>, ApiError> {
@@ -130,7 +161,7 @@ async fn make<T: Send + 'static>(
         let descriptions = api_catalog::catalog().descriptions();
         let catalog = server.catalog();
         let resources = catalog.all().map(|resource| &**resource);
-        let documents = Documents::new(resources, &descriptions, &server.config().git_version);
+        let documents = Documents::new(resources, &descriptions, &server.config().git_version).with(&foreign);
         let one = |spec: &Spec| match spec {
             Spec::V2 => documents.v2(),
             Spec::V2Protobuf => documents.v2_protobuf(),

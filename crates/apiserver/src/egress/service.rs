@@ -15,7 +15,7 @@ use crate::references::{items, node_name, text};
 use crate::types::Lookup;
 
 /// By which label a slice says whose it is.
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
+pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 /// One of a Service's ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -26,7 +26,7 @@ impl EtcdPki {
     /// # Errors
     /// A file is damaged, or cannot be read or written.
     pub fn load_or_create(folder: &Path, clock: &Clock, entropy: &Entropy) -> Result<EtcdPki, PkiError> {
-        let authority = Maker { folder, now: clock.now(), entropy }.authority()?;
+        let authority = Maker { folder, now: clock.now(), entropy }.authority("ca", "skiff-ca")?;
         let (clock, entropy) = (clock.clone(), entropy.clone());
         Ok(EtcdPki { folder: folder.to_owned(), authority, clock, entropy })
     }

@@ -166,9 +166,9 @@ impl Maker<'_> {
         params
     }
 
-    /// The CA, made if there is none. One that has ended or is damaged is an error: everything hangs on it.
-    pub fn authority(&self) -> Result<Authority, PkiError> {
-        let path = self.path("ca");
+    /// A CA, made if there is none. One that has ended or is damaged is an error: everything hangs on it.
+    pub fn authority(&self, file: &str, name: &str) -> Result<Authority, PkiError> {
+        let path = self.path(file);
         if let Some(credential) = Credential::read(&path)? {
             let why = match seconds_left(&credential.certificate, self.now) {
                 Some(left) if left > 0 => return Ok(Authority { credential }),
@@ -178,7 +178,7 @@ impl Maker<'_> {
             return Err(PkiError::Damaged { path, why: why.to_owned() });
         }
         let mut params = self.params(CA_DAYS);
-        params.distinguished_name.push(DnType::CommonName, format!("skiff-ca@{}", self.now.as_second()));
+        params.distinguished_name.push(DnType::CommonName, format!("{name}@{}", self.now.as_second()));
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages =
             vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];

@@ -25,12 +25,16 @@ pub use self::etcd::EtcdPki;
 pub use self::files::write as write_private;
 pub use self::issue::Credential;
 use self::issue::{Authority, Maker, Usage, Wanted};
+use crate::aggregation::ProxyClient;
+use crate::authn::front_proxy::RequestHeader;
 use crate::kubelets::TlsKubelets;
 use crate::serve::{Tls, TlsError};
 use crate::tokens::{TokenError, Tokens};
 
 /// The name under which the API server is a client of kubelets. It is in no group: towards the API it may do nothing.
 pub const KUBELET_CLIENT: &str = "kube-apiserver-kubelet-client";
+/// The name under which the API server says to aggregated ones who asks.
+pub const FRONT_PROXY: &str = "front-proxy-client";
 const SIGNING_KEY: &str = "service-account.key";
 const CLUSTER: &str = "skiff";
 
@@ -166,8 +170,11 @@ impl Names {
 pub struct Pki {
     folder: PathBuf,
     authority: Authority,
+    /// Signs front proxies and nothing else: whoever has such a certificate may be anybody.
+    front_authority: Authority,
     server: Credential,
     kubelet_client: Credential,
+    proxy_client: Credential,
     kubelet_serving: Credential,
     clients: Vec<(Client, Credential)>,
     signing: Vec<u8>,
@@ -184,7 +191,8 @@ impl Pki {
         let folder = dir.join("server");
         let tls = folder.join("tls");
         let maker = Maker { folder: &tls, now: clock.now(), entropy };
-        let authority = maker.authority()?;
+        let authority = maker.authority("ca", "skiff-ca")?;
+        let front_authority = maker.authority("front-proxy-ca", "skiff-front-proxy-ca")?;
         let serves = |name: &str, groups: &[&str], alternatives| Wanted {
             name: name.to_owned(),
             groups: groups.iter().map(|group| (*group).to_owned()).collect(),
@@ -196,20 +204,31 @@ impl Pki {
         let kubelet =
             serves(&format!("system:node:{}", names.node_name), &["system:nodes"], names.of_kubelet());
         let kubelet_serving = maker.credential("kubelet-serving", &kubelet, &authority)?;
-        let asks = Wanted {
-            name: KUBELET_CLIENT.to_owned(),
+        let asks = |name: &str| Wanted {
+            name: name.to_owned(),
             groups: Vec::new(),
             usage: Usage::Client,
             alternatives: BTreeSet::new(),
         };
-        let kubelet_client = maker.credential("kubelet-client", &asks, &authority)?;
+        let kubelet_client = maker.credential("kubelet-client", &asks(KUBELET_CLIENT), &authority)?;
+        let proxy_client = maker.credential("front-proxy-client", &asks(FRONT_PROXY), &front_authority)?;
         let mut clients = Vec::new();
         for client in Client::ALL {
             let credential = maker.credential(client.file(), &client.wanted(&names.node_name), &authority)?;
             clients.push((client, credential));
         }
         let signing = signing_key(&tls)?;
-        Ok(Pki { folder, authority, server, kubelet_client, kubelet_serving, clients, signing })
+        Ok(Pki {
+            folder,
+            authority,
+            front_authority,
+            server,
+            kubelet_client,
+            proxy_client,
+            kubelet_serving,
+            clients,
+            signing,
+        })
     }
 
     /// The CA's certificate as PEM: what every client trusts.
@@ -245,7 +264,18 @@ impl Pki {
 
     /// TLS for the API server's listener; client certificates are optional and count if the CA signed them.
     pub fn server_config(&self) -> Result<Tls, TlsError> {
-        Tls::new(vec![self.server.certificate().clone()], self.server.key(), &self.authorities())
+        let tls = Tls::new(vec![self.server.certificate().clone()], self.server.key(), &self.authorities())?;
+        tls.with_front_proxies(self.request_header().into())
+    }
+
+    /// Whom this cluster's servers believe that says who somebody is: each other.
+    pub fn request_header(&self) -> RequestHeader {
+        RequestHeader::usual(self.front_authority.certificate_pem(), &[FRONT_PROXY])
+    }
+
+    /// As whom the API server tells aggregated ones who asks.
+    pub fn proxy_client(&self) -> Result<ProxyClient, TlsError> {
+        ProxyClient::new(vec![self.proxy_client.certificate().clone()], self.proxy_client.key())
     }
 
     /// The way to kubelets as the API server, and to pods with TLS as `pods` says.

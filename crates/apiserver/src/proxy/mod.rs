@@ -3,7 +3,7 @@
 //! Who is asked, `target` and `kubelet` say; which way, `egress`. What passes is not looked into: no redirect is followed, no
 //! page rewritten, and an upgraded connection is bytes in both directions.
 
-mod headers;
+pub(crate) mod headers;
 mod kubelet;
 mod log;
 mod target;
@@ -187,7 +187,7 @@ async fn send(
     Ok((exchange(stream, request, ANSWER).await.map_err(failed)?, address))
 }
 
-fn unreachable(upgrading: bool, why: &dyn Display) -> ApiError {
+pub(crate) fn unreachable(upgrading: bool, why: &dyn Display) -> ApiError {
     if upgrading {
         return unknown(format!("error dialing backend: {why}"));
     }
@@ -211,7 +211,7 @@ fn refuse(target: &Target, status: StatusCode, upgrading: bool) -> Result<(), Ap
 }
 
 /// The answer as it is passed back.
-fn answer(
+pub(crate) fn answer(
     response: Response<Body>,
     warnings: &[String],
     redirects: Option<headers::Redirects<'_>>,
@@ -229,7 +229,7 @@ fn answer(
 }
 
 /// Carries bytes both ways until one side ends, and what is on its way then.
-async fn carry(client: OnUpgrade, backend: Stream, permit: Permit) {
+pub(crate) async fn carry(client: OnUpgrade, backend: Stream, permit: Permit) {
     let client = match client.await {
         Ok(client) => TokioIo::new(client),
         Err(error) => return tracing::debug!(%error, "a client went away before its connection was upgraded"),

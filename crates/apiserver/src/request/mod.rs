@@ -26,6 +26,7 @@ use http::{Request, Response, StatusCode};
 
 use self::query::Query;
 use self::route::Route;
+use crate::aggregation;
 use crate::discovery;
 use crate::egress;
 use crate::proxy::{self, Passing};
@@ -63,6 +64,11 @@ async fn serve(server: &Arc<ApiServer>, parts: Parts, body: RequestBody) -> Resu
     authorize::check(server, &user, &parsed.info).await?;
     if egress::connect::asked_for(&parsed.info).is_some() {
         return egress::connect::accept(server, &user, &parsed.info, parts).await;
+    }
+    if let Some(remote) = server.aggregation().responsible(&parsed.info) {
+        let request = Request::from_parts(parts, body);
+        let passing = aggregation::Passing { user, info: parsed.info, request, permit };
+        return aggregation::pass(server, &remote, passing).await;
     }
     match route::find(server, &parts, parsed, query, user).await? {
         Route::Document(call) => discovery::serve(server, &call).await,

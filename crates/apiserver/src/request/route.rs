@@ -5,7 +5,7 @@ use std::sync::Arc;
 use api_machinery::resource::{Resource, Verb, Verbs};
 use api_machinery::status::ApiError;
 use http::request::Parts;
-use http::{HeaderMap, Method};
+use http::{HeaderMap, Method, Uri};
 
 use serde_json::Value;
 use tokio::time::Instant;
@@ -28,6 +28,8 @@ pub struct Call {
     pub info: RequestInfo,
     /// The HTTP method.
     pub method: Method,
+    /// The path and the query, as they were sent.
+    pub target: Uri,
     /// Path segments after the subresource.
     pub rest: Vec<String>,
     /// The query.
@@ -152,8 +154,8 @@ pub async fn find(
 ) -> Result<Route, ApiError> {
     let Parsed { info, rest, tail } = parsed;
     let deadline = Instant::now() + server.config().request_timeout;
-    let (method, headers) = (parts.method.clone(), parts.headers.clone());
-    let call = Call { info, rest, query, user, method, headers, deadline };
+    let (method, target, headers) = (parts.method.clone(), parts.uri.clone(), parts.headers.clone());
+    let call = Call { info, rest, query, user, method, target, headers, deadline };
     if !call.info.is_resource {
         return Ok(Route::Document(call));
     }

@@ -88,8 +88,12 @@ pub async fn post(
     answer.map_err(|_| transport(TOO_LATE.to_owned()))?
 }
 
-async fn connect(server: &ApiServer, endpoint: &Endpoint) -> Result<Stream, String> {
-    let config = endpoint.tls.get_or_init(|| client_config(&endpoint.authorities)).clone()?;
+/// A connection to whoever is there, and proved to be it.
+///
+/// # Errors
+/// Nobody can be reached there, or it is somebody else; in the words of upstream's client.
+pub async fn connect(server: &ApiServer, endpoint: &Endpoint) -> Result<Stream, String> {
+    let config = endpoint.tls.get_or_init(|| trusting(&endpoint.authorities).map(Arc::new)).clone()?;
     let name = endpoint.server_name();
     let name = ServerName::try_from(name.clone()).map_err(|error| format!("{name}: {error}"))?;
     let stream = match &endpoint.target {
@@ -125,7 +129,10 @@ async fn dial_host(server: &ApiServer, host: &str, port: u16) -> Result<Stream, 
 }
 
 /// TLS with whoever these authorities vouch for; with the system's if there are none.
-fn client_config(authorities: &[u8]) -> Result<Arc<ClientConfig>, String> {
+///
+/// # Errors
+/// There are none that can be used.
+pub fn trusting(authorities: &[u8]) -> Result<ClientConfig, String> {
     let mut roots = RootCertStore::empty();
     let unusable = |why: &dyn std::fmt::Display| format!("unable to load root certificates: {why}");
     if authorities.is_empty() {
@@ -148,7 +155,7 @@ fn client_config(authorities: &[u8]) -> Result<Arc<ClientConfig>, String> {
     let mut config =
         config.map_err(|error| error.to_string())?.with_root_certificates(roots).with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(Arc::new(config))
+    Ok(config)
 }
 
 /// What is wrong with a certificate, in the words of Go's library where it has some.
@@ -172,10 +179,26 @@ fn untrusted(error: &ExchangeError) -> String {
     format!("tls: failed to verify certificate: x509: {why}")
 }
 
-enum Unread {
+/// Why an answer was not read.
+#[derive(Debug, thiserror::Error)]
+pub enum Unread {
+    /// There is more of it than anybody needs.
+    #[error("the answer is too large")]
     TooLarge,
+    /// It ended early.
+    #[error("{0}")]
     Broken(String),
-    Error(CallError),
+    /// It says that something is wrong.
+    #[error(transparent)]
+    Error(#[from] CallError),
+}
+
+/// A body of up to this size.
+///
+/// # Errors
+/// It is larger, or ends early.
+pub async fn whole(body: Body, limit: usize) -> Result<Bytes, Unread> {
+    collect(body, limit, false).await
 }
 
 /// The body of a good answer.

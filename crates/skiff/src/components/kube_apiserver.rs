@@ -10,13 +10,13 @@ use anyhow::{Context as _, Result, bail};
 use api_machinery::clock::Clock;
 use api_machinery::entropy::Entropy;
 use apiserver::catalog::Catalog;
-use apiserver::config::Cidr;
+use apiserver::config::{Authentication, Cidr};
 use apiserver::gate::{self, GateConfig};
 use apiserver::kubelets::TlsKubelets;
 use apiserver::limits::Limits;
 use apiserver::serve::Tls;
 use apiserver::tokens::Tokens;
-use apiserver::{ApiServer, Dependencies};
+use apiserver::{ApiServer, Dependencies, ProxyClient, RequestHeader};
 use clap::{ArgAction, Args};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -96,6 +96,30 @@ pub struct KubeApiserverFlags {
     /// Who signs the kubelets' certificates
     #[arg(long)]
     pub kubelet_certificate_authority: PathBuf,
+    /// Who signs the certificates of front proxies, which say in headers who asks; none is believed by default
+    #[arg(long)]
+    pub requestheader_client_ca_file: Option<PathBuf>,
+    /// Common names that front proxies may have; any by default
+    #[arg(long, value_delimiter = ',', requires = "requestheader_client_ca_file")]
+    pub requestheader_allowed_names: Vec<String>,
+    /// Headers with the name of who asks
+    #[arg(long, value_delimiter = ',', default_value = "X-Remote-User")]
+    pub requestheader_username_headers: Vec<String>,
+    /// Headers with the unique id of who asks
+    #[arg(long, value_delimiter = ',', default_value = "X-Remote-Uid")]
+    pub requestheader_uid_headers: Vec<String>,
+    /// Headers with the groups of who asks
+    #[arg(long, value_delimiter = ',', default_value = "X-Remote-Group")]
+    pub requestheader_group_headers: Vec<String>,
+    /// What the names of headers with further attributes begin with
+    #[arg(long, value_delimiter = ',', default_value = "X-Remote-Extra-")]
+    pub requestheader_extra_headers_prefix: Vec<String>,
+    /// Certificate with which aggregated servers are told who asks
+    #[arg(long, requires = "proxy_client_key_file")]
+    pub proxy_client_cert_file: Option<PathBuf>,
+    /// Its key
+    #[arg(long, requires = "proxy_client_cert_file")]
+    pub proxy_client_key_file: Option<PathBuf>,
     /// Who decides; there is no other choice
     #[arg(long, default_value = "Node,RBAC", value_parser = ["Node,RBAC"])]
     pub authorization_mode: String,
@@ -136,8 +160,8 @@ fn key(flag: &str, path: &Path) -> Result<PrivateKeyDer<'static>> {
 }
 
 impl KubeApiserverFlags {
-    fn config(&self) -> apiserver::Config {
-        apiserver::Config {
+    fn config(&self) -> Result<apiserver::Config> {
+        Ok(apiserver::Config {
             service_cidr: self.service_cluster_ip_range,
             node_ports: self.service_node_port_range.clone(),
             advertise_address: self.advertise_address.unwrap_or_else(host::system::primary_address),
@@ -147,8 +171,13 @@ impl KubeApiserverFlags {
             shared_store: !self.etcd_servers.is_empty(),
             stale_reads_without_quorum: self.stale_reads_without_quorum,
             event_ttl: self.event_ttl,
+            proxy_client: self.proxy_client()?,
+            authentication: Authentication {
+                client_ca: super::read_text("--client-ca-file", &self.client_ca_file)?,
+                request_header: self.request_header()?,
+            },
             ..apiserver::Config::default()
-        }
+        })
     }
 
     fn datastore(&self) -> DatastoreFlags {
@@ -165,7 +194,36 @@ impl KubeApiserverFlags {
         let chain = certificates("--tls-cert-file", &self.tls_cert_file)?;
         let key = key("--tls-private-key-file", &self.tls_private_key_file)?;
         let clients = certificates("--client-ca-file", &self.client_ca_file)?;
-        Tls::new(chain, key, &clients).context("--tls-cert-file, --tls-private-key-file, --client-ca-file")
+        let flags = "--tls-cert-file, --tls-private-key-file, --client-ca-file";
+        let tls = Tls::new(chain, key, &clients).context(flags)?;
+        match self.request_header()? {
+            Some(rules) => tls
+                .with_front_proxies(Arc::new(rules))
+                .context("--requestheader-client-ca-file, --requestheader-allowed-names"),
+            None => Ok(tls),
+        }
+    }
+
+    fn request_header(&self) -> Result<Option<RequestHeader>> {
+        let Some(authorities) = &self.requestheader_client_ca_file else { return Ok(None) };
+        certificates("--requestheader-client-ca-file", authorities)?;
+        Ok(Some(RequestHeader {
+            authorities: super::read_text("--requestheader-client-ca-file", authorities)?,
+            allowed_names: self.requestheader_allowed_names.clone(),
+            username_headers: self.requestheader_username_headers.clone(),
+            uid_headers: self.requestheader_uid_headers.clone(),
+            group_headers: self.requestheader_group_headers.clone(),
+            extra_prefixes: self.requestheader_extra_headers_prefix.clone(),
+        }))
+    }
+
+    fn proxy_client(&self) -> Result<Option<ProxyClient>> {
+        let (Some(chain), Some(own)) = (&self.proxy_client_cert_file, &self.proxy_client_key_file) else {
+            return Ok(None);
+        };
+        let chain = certificates("--proxy-client-cert-file", chain)?;
+        let client = ProxyClient::new(chain, key("--proxy-client-key-file", own)?);
+        client.map(Some).context("--proxy-client-cert-file, --proxy-client-key-file")
     }
 
     fn kubelets(&self) -> Result<TlsKubelets> {
@@ -203,6 +261,7 @@ impl KubeApiserverFlags {
 pub async fn run(flags: KubeApiserverFlags, shutdown: CancellationToken) -> Result<()> {
     let (clock, entropy) = (Clock::system(), Entropy::from_os());
     let tls = flags.tls()?;
+    let config = flags.config()?;
     let kubelets = Arc::new(flags.kubelets()?);
     let tokens = Arc::new(flags.tokens(&entropy)?);
     let address = SocketAddr::new(flags.bind_address, flags.secure_port);
@@ -218,7 +277,7 @@ pub async fn run(flags: KubeApiserverFlags, shutdown: CancellationToken) -> Resu
     };
     let gate =
         gate::gate(GateConfig { clock, entropy, tokens, limits: flags.limits() }, flags.anonymous_auth);
-    let server = ApiServer::start(flags.config(), dependencies, gate).await?;
+    let server = ApiServer::start(config, dependencies, gate).await?;
     tracing::info!(%address, "the API server is ready");
     apiserver::serve::listen(server.clone(), listener, tls, shutdown).await;
     server.stop().await;

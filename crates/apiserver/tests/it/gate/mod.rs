@@ -1,5 +1,6 @@
 //! The server behind the gate of a real cluster: certificates, tokens, roles, nodes and admission, asked from outside.
 
+mod aggregation;
 mod grants;
 mod identities;
 mod join;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 use api_machinery::clock::Clock;
 use api_machinery::entropy::Entropy;
 use apiserver::catalog::Catalog;
+use apiserver::config::Authentication;
 use apiserver::gate::{GateConfig, controller_manager};
 use apiserver::limits::Limits;
 use apiserver::pki::{Client, Names, Pki};
@@ -36,7 +38,7 @@ struct Cluster {
     server: Arc<ApiServer>,
     pki: Pki,
     tokens: Arc<Tokens>,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 /// An administrator.
@@ -77,8 +79,21 @@ impl Cluster {
             limits: Limits::default(),
         };
         let gate = apiserver::gate::gate(gate, anonymous);
+        let config = Config {
+            proxy_client: Some(pki.proxy_client().expect("the front proxy")),
+            authentication: Authentication {
+                client_ca: pki.ca_certificate().to_owned(),
+                request_header: Some(pki.request_header()),
+            },
+            ..config
+        };
         let server = ApiServer::start(config, dependencies, gate).await.expect("a server");
-        Cluster { server, pki, tokens, _folder: folder }
+        Cluster { server, pki, tokens, folder }
+    }
+
+    /// What is in a file of the server's data directory.
+    fn file(&self, path: &str) -> String {
+        std::fs::read_to_string(self.folder.path().join(path)).expect("a file")
     }
 
     /// A request as somebody.

@@ -222,12 +222,12 @@ async fn sender(machine: &Machine, identity: &Arc<Identity>) -> Sender {
 }
 
 /// Somebody who may do everything.
-fn root(machine: &Machine) -> Arc<Identity> {
+pub(super) fn root(machine: &Machine) -> Arc<Identity> {
     machine.identity("root", "system:masters", SignedDuration::from_hours(1))
 }
 
 /// Asks as somebody, over a connection of its own.
-async fn ask(
+pub(super) async fn ask(
     machine: &Machine,
     identity: &Arc<Identity>,
     line: &str,
@@ -246,14 +246,14 @@ async fn ask(
     tokio::time::timeout(PATIENCE, answer).await.expect("in time").expect("an answer")
 }
 
-async fn read(response: Response<Incoming>) -> (u16, HeaderMap, String) {
+pub(super) async fn read(response: Response<Incoming>) -> (u16, HeaderMap, String) {
     let (parts, body) = response.into_parts();
     let body =
         tokio::time::timeout(PATIENCE, body.collect()).await.expect("in time").expect("the whole body");
     (parts.status.as_u16(), parts.headers, String::from_utf8_lossy(&body.to_bytes()).into_owned())
 }
 
-fn message(text: &str) -> String {
+pub(super) fn message(text: &str) -> String {
     let status: Value = serde_json::from_str(text).unwrap_or_default();
     status["message"].as_str().unwrap_or(text).to_owned()
 }

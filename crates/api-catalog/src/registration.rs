@@ -7,15 +7,21 @@ use std::sync::Arc;
 
 use api_machinery::field::Errors;
 use api_machinery::names;
-use api_machinery::resource::{Cell, Resource, Rules};
+use api_machinery::resource::{Cell, Resource, Rules, drop_status};
 use api_machinery::schema::Arena;
 use jiff::Timestamp;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::at::At;
 use crate::check;
 use crate::entry::{Family, columns, computed, texts, with_status};
 use crate::fill::{Fill, fill, text};
+
+/// What is said of one whose version this server answers for.
+fn local() -> Value {
+    let message = "Local APIServices are always available";
+    json!({"conditions": [{"type": "Available", "status": "True", "reason": "Local", "message": message}]})
+}
 
 pub(crate) fn entries(arena: &Arc<Arena>) -> Vec<Resource> {
     let package = "io.k8s.kube-aggregator.pkg.apis.apiregistration.v1";
@@ -36,6 +42,13 @@ pub(crate) fn entries(arena: &Arc<Arena>) -> Vec<Resource> {
             },
             validate,
             validate_status_update,
+            prepare_create: |registration| {
+                drop_status(registration);
+                let is_local = !registration["spec"]["service"].is_object();
+                if let Some(fields) = registration.as_object_mut().filter(|_| is_local) {
+                    fields.insert("status".to_owned(), local());
+                }
+            },
             name: names::path_segment_name,
             allow_unconditional_update: false,
             ..Rules::default()

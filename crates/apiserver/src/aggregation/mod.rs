@@ -70,13 +70,16 @@ pub struct Aggregation {
     learned: AtomicU64,
 }
 
+/// The revision of an APIService, and what it says if that is about another server.
+type Read = (u64, Option<Arc<Remote>>);
+
 /// What the APIServices say.
 #[derive(Clone, Default)]
 struct Held {
     /// The newest change that is in it.
     at: u64,
-    /// All that were read, with the revision; most of them are about this server.
-    read: Arc<BTreeMap<String, (u64, Option<Arc<Remote>>)>>,
+    /// All that were read, by name; most of them are about this server.
+    read: Arc<BTreeMap<String, Read>>,
     remotes: Arc<Remotes>,
 }
 

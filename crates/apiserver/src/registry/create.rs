@@ -132,6 +132,13 @@ fn identify(server: &ApiServer, object: &mut Value) {
     meta::set_uid(object, &server.entropy().uuid());
     let now = server.clock().now_rfc3339();
     meta::set_text(object, "creationTimestamp", &now);
+    // What the rules of a kind say of the state of a new object holds from now on.
+    let conditions = object.pointer_mut("/status/conditions").and_then(Value::as_array_mut);
+    for condition in conditions.into_iter().flatten() {
+        if condition.get("lastTransitionTime").is_none() {
+            condition["lastTransitionTime"] = now.as_str().into();
+        }
+    }
 }
 
 /// The namespace of the path is the object's; another one in the body is an error.

@@ -120,28 +120,10 @@ impl Toys {
         }
         let below = parts.uri.path().strip_prefix("/apis/toys.example.com/v1").unwrap_or(parts.uri.path());
         let watching = parts.uri.query().is_some_and(|query| query.contains("watch=true"));
+        if let Some(document) = document(below) {
+            return respond(200, &document);
+        }
         match (parts.method.as_str(), below) {
-            ("GET", "") => respond(
-                200,
-                &json!({
-                    "kind": "APIResourceList", "apiVersion": "v1", "groupVersion": "toys.example.com/v1",
-                    "resources": [{"name": "toys", "singularName": "toy", "namespaced": true, "kind": "Toy",
-                        "verbs": ["create", "delete", "get", "list", "watch"], "shortNames": ["ty"]}],
-                }),
-            ),
-            ("GET", "/openapi/v3") => respond(
-                200,
-                &json!({"paths": {"apis/toys.example.com/v1":
-                {"serverRelativeURL": "/openapi/v3/apis/toys.example.com/v1?hash=T0Y"}}}),
-            ),
-            ("GET", "/openapi/v3/apis/toys.example.com/v1") => {
-                respond(200, &json!({"openapi": "3.0.0", "toys": true}))
-            }
-            ("GET", "/openapi/v2") => respond(
-                200,
-                &json!({
-                "paths": {"/apis/toys.example.com/v1/toys": {"get": {}}, "/healthz": {}}, "definitions": {}}),
-            ),
             ("GET", "/namespaces/default/toys/away") => {
                 let mut answer = respond(302, &json!({}));
                 answer.headers_mut().insert("location", "http://169.254.169.254/".parse().expect("a place"));
@@ -188,6 +170,23 @@ impl Toys {
             _ => respond(404, &json!({"kind": "Status", "code": 404, "message": "toys are all there is"})),
         }
     }
+}
+
+/// What it tells of itself.
+fn document(path: &str) -> Option<Value> {
+    let resources = json!([{"name": "toys", "singularName": "toy", "namespaced": true, "kind": "Toy",
+        "verbs": ["create", "delete", "get", "list", "watch"], "shortNames": ["ty"]}]);
+    let index = json!({"serverRelativeURL": "/openapi/v3/apis/toys.example.com/v1?hash=T0Y"});
+    let all = json!({"/apis/toys.example.com/v1/toys": {"get": {}}, "/healthz": {}});
+    Some(match path {
+        "" => {
+            json!({"kind": "APIResourceList", "groupVersion": "toys.example.com/v1", "resources": resources})
+        }
+        "/openapi/v3" => json!({"paths": {"apis/toys.example.com/v1": index}}),
+        "/openapi/v3/apis/toys.example.com/v1" => json!({"openapi": "3.0.0", "toys": true}),
+        "/openapi/v2" => json!({"paths": all, "definitions": {}}),
+        _ => return None,
+    })
 }
 
 fn respond(code: u16, value: &Value) -> Answer {

@@ -95,7 +95,8 @@ fn group_roots(generator: &mut SchemaGenerator) {
         coordination, discovery, events,
     };
     use api::{flowcontrol, networking, node, policy, rbac, resource, scheduling, storage, storagemigration};
-    roots!(generator; admissionregistration::v1::MutatingWebhookConfiguration,
+    roots!(generator; admissionregistration::v1::MutatingAdmissionPolicy,
+        admissionregistration::v1::MutatingAdmissionPolicyBinding, admissionregistration::v1::MutatingWebhookConfiguration,
         admissionregistration::v1::ValidatingAdmissionPolicy, admissionregistration::v1::ValidatingAdmissionPolicyBinding,
         admissionregistration::v1::ValidatingWebhookConfiguration);
     roots!(generator; apps::v1::ControllerRevision, apps::v1::DaemonSet, apps::v1::Deployment,

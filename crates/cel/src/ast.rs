@@ -28,6 +28,8 @@ pub enum Node {
     List(Vec<(bool, Expr)>),
     /// `{k: v, ?k: v}`.
     Map(Vec<Entry>),
+    /// `Name{field: value, ?field: value}`.
+    Message(Box<Message>),
     /// A macro that goes through a list or a map.
     Fold(Box<Comprehension>),
     /// `cel.bind(name, value, body)`.
@@ -93,6 +95,28 @@ pub struct Entry {
     pub optional: bool,
     /// The key.
     pub key: Expr,
+    /// The value.
+    pub value: Expr,
+}
+
+/// `Name{field: value}`.
+#[derive(Clone, Debug)]
+pub struct Message {
+    /// The name of the type.
+    pub name: String,
+    /// What is said of it.
+    pub fields: Vec<Member>,
+    /// The type: set by the checker.
+    pub ty: Option<std::sync::Arc<crate::types::Object>>,
+}
+
+/// `field: value`.
+#[derive(Clone, Debug)]
+pub struct Member {
+    /// `?field: value`.
+    pub optional: bool,
+    /// The field.
+    pub name: String,
     /// The value.
     pub value: Expr,
 }

@@ -6,8 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::ast::{Bind, Call, Comprehension, Entry, Expr, Fold, Literal, Node, Select};
+use crate::ast::{Bind, Call, Comprehension, Entry, Expr, Fold, Literal, Message, Node, Select};
 use crate::library::{self, Function};
+use crate::mutation;
 use crate::pattern::Pattern;
 use crate::source::Issue;
 use crate::types::{Schema, Type};
@@ -23,9 +24,10 @@ pub(crate) struct Checked {
 }
 
 /// Checks, and notes in the tree what its calls are.
-pub(crate) fn check(expr: &mut Expr, variables: &BTreeMap<String, Arc<Schema>>) -> Checked {
+pub(crate) fn check(expr: &mut Expr, variables: &BTreeMap<String, Arc<Schema>>, makes: bool) -> Checked {
     let mut checker = Checker {
         variables,
+        makes,
         scopes: Vec::new(),
         bindings: Vec::new(),
         issues: Vec::new(),
@@ -61,6 +63,8 @@ pub(crate) fn type_named(name: &str) -> Option<Type> {
 
 struct Checker<'e> {
     variables: &'e BTreeMap<String, Arc<Schema>>,
+    /// Whether objects and patches may be made.
+    makes: bool,
     scopes: Vec<(String, Type)>,
     /// What type parameters stand for, by their number.
     bindings: Vec<Option<Type>>,
@@ -177,6 +181,7 @@ impl Checker<'_> {
             Node::Call(call) => self.call(call, offset),
             Node::List(items) => self.list(items, false),
             Node::Map(entries) => self.map(entries),
+            Node::Message(message) => self.message(message, offset),
             Node::Fold(fold) => self.fold(fold, offset),
             Node::Bind(bind) => {
                 let value = self.at(&mut bind.value);
@@ -234,6 +239,7 @@ impl Checker<'_> {
         let found = match &target {
             Type::Dyn | Type::Param(_) => Type::Dyn,
             Type::Map(_, value) => Type::clone(value),
+            Type::Object(object) if self.makes && mutation::is_open(&object.name) => Type::Dyn,
             Type::Object(object) => match object.fields.get(&select.field) {
                 Some(field) => field.schema.ty.clone(),
                 None => self.issue(offset, format!("undefined field '{}'", select.field)),
@@ -250,7 +256,7 @@ impl Checker<'_> {
     fn call(&mut self, call: &mut Call, offset: u32) -> Type {
         let namespaced =
             call.target.as_ref().and_then(Expr::dotted).map(|name| format!("{name}.{}", call.function));
-        if let Some(name) = namespaced.filter(|name| library::function(name).is_some()) {
+        if let Some(name) = namespaced.filter(|name| self.function(name).is_some()) {
             call.target = None;
             call.function = name;
         }
@@ -265,7 +271,7 @@ impl Checker<'_> {
                 _ => self.at(argument),
             });
         }
-        let Some(function) = library::function(&call.function) else {
+        let Some(function) = self.function(&call.function) else {
             return self.undeclared(offset, &call.function.clone());
         };
         let method = call.target.is_some();
@@ -284,6 +290,10 @@ impl Checker<'_> {
         call.resolved.overloads = overloads;
         self.literals(call);
         result
+    }
+
+    fn function(&self, name: &str) -> Option<&'static Function> {
+        library::function(name).filter(|_| self.makes || name != mutation::ESCAPE)
     }
 
     /// The overloads that fit, and what they give.
@@ -422,6 +432,32 @@ impl Checker<'_> {
         let keys = keys.unwrap_or_else(|| self.fresh());
         let values = values.unwrap_or_else(|| self.fresh());
         Type::map(keys, values)
+    }
+
+    fn message(&mut self, message: &mut Message, offset: u32) -> Type {
+        let ty = mutation::named(&message.name).filter(|_| self.makes);
+        for field in &mut message.fields {
+            let mut given = self.at(&mut field.value);
+            if field.optional {
+                given = self.unwrapped(given, field.value.offset);
+            }
+            let Some(ty) = ty.as_ref().filter(|ty| !mutation::is_open(&ty.name)) else { continue };
+            let (at, name) = (field.value.offset, &field.name);
+            let Some(known) = ty.fields.get(name) else {
+                self.issue(at, format!("undefined field '{name}'"));
+                continue;
+            };
+            if !self.assignable(&given, &known.schema.ty) {
+                let (wanted, given) = (known.schema.ty.clone(), self.settled(&given));
+                let types = format!("is '{wanted}' but provided type is '{given}'");
+                self.issue(at, format!("expected type of field '{name}' {types}"));
+            }
+        }
+        message.ty = ty.clone();
+        match ty {
+            Some(ty) => Type::Object(ty),
+            None => self.undeclared(offset, &message.name.clone()),
+        }
     }
 
     fn optional_map(&mut self, bind: &mut Bind, flat: bool, offset: u32) -> Type {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::ast::{Bind, Call, Comprehension, Entry, Expr, Fold, Literal, Node, Select};
 use crate::cost::{Charge, Estimate, Range};
+use crate::eval::MESSAGE;
 use crate::types::{Schema, Type};
 
 /// What is known of a value.
@@ -79,6 +80,13 @@ impl<'e> Estimator<'e> {
             Node::Call(call) => self.call(call),
             Node::List(items) => self.list(items),
             Node::Map(entries) => self.map(entries),
+            Node::Message(message) => {
+                let mut cost = Range::exactly(MESSAGE);
+                for field in &message.fields {
+                    cost = cost.plus(self.at(&field.value).0);
+                }
+                (cost, Known::default())
+            }
             Node::Fold(fold) => self.fold(fold),
             Node::Bind(bind) | Node::OptionalMap(bind, _) => self.bind(bind),
         }

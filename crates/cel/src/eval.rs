@@ -5,14 +5,17 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::ast::{Bind, Call, Comprehension, Entry, Expr, Fold, Literal, Node, Select};
+use crate::ast::{Bind, Call, Comprehension, Entry, Expr, Fold, Literal, Message, Node, Select};
 use crate::cost::{Charge, Range};
 use crate::library::{self, Outcome};
+use crate::mutation;
 use crate::pattern::Pattern;
 use crate::value::{EvalError, Key, List, Map, Text, Value};
 
 /// Deeper values are not shown.
 pub(crate) const MAX_VALUE_DEPTH: usize = 300;
+/// What making a value of named fields costs.
+pub(crate) const MESSAGE: u64 = 40;
 /// What compiling a pattern costs that is only known when it is used.
 const COMPILATION: u64 = 500;
 /// How many of those are remembered.
@@ -122,6 +125,7 @@ impl<'p, 'a> Context<'p, 'a> {
             Node::Call(call) => self.call(call),
             Node::List(items) => self.list(items),
             Node::Map(entries) => self.map(entries),
+            Node::Message(message) => self.message(message),
             Node::Fold(fold) => self.fold(fold),
             Node::Bind(bind) => {
                 self.charge(10)?;
@@ -260,6 +264,22 @@ impl<'p, 'a> Context<'p, 'a> {
             insert(&mut map, key, value)?;
         }
         Ok(Value::Map(Map::Owned(Rc::new(map))))
+    }
+
+    fn message(&mut self, message: &'a Message) -> Outcome<'a> {
+        self.charge(MESSAGE)?;
+        let ty = message.ty.clone().ok_or_else(|| EvalError::NoAttribute(message.name.clone()))?;
+        let mut fields = BTreeMap::new();
+        for field in &message.fields {
+            let value = match self.eval(&field.value)? {
+                Value::Optional(None) if field.optional => continue,
+                Value::Optional(Some(inner)) if field.optional => Value::clone(&inner),
+                _ if field.optional => return Err(EvalError::NoOverload),
+                value => value,
+            };
+            fields.insert(mutation::key(&field.name), value);
+        }
+        Ok(mutation::made(ty, fields))
     }
 
     fn optional_map(&mut self, bind: &'a Bind, flat: bool) -> Outcome<'a> {

@@ -5,7 +5,8 @@
 //! borrowed data ([`Program::evaluate`]). Both are pure: no I/O, no clock, no state. What an expression may cost is
 //! bounded before it is stored and while it runs.
 //!
-//! Absent on purpose: protocol buffer messages, enums and containers, which Kubernetes does not have in expressions.
+//! Absent on purpose: protocol buffers, enums and containers, which Kubernetes does not have in expressions. Values of named
+//! fields can be made where they mean something, which is in mutating policies.
 
 pub mod ast;
 pub mod authorizer;
@@ -15,6 +16,7 @@ mod cost;
 mod estimate;
 mod eval;
 pub mod library;
+pub mod mutation;
 mod parse;
 mod pattern;
 pub mod policy;
@@ -45,6 +47,8 @@ pub const PER_OBJECT_BUDGET: u64 = 10_000_000;
 #[derive(Clone, Debug, Default)]
 pub struct Environment {
     variables: BTreeMap<String, Arc<Schema>>,
+    /// Whether expressions may make objects and patches.
+    makes: bool,
 }
 
 impl Environment {
@@ -66,10 +70,17 @@ impl Environment {
         self.with(name, Schema::of(ty))
     }
 
+    /// Where expressions make objects and patches.
+    #[must_use]
+    pub fn making_objects(mut self) -> Environment {
+        self.makes = true;
+        self
+    }
+
     /// Parses, checks and estimates.
     pub fn compile(&self, source: &str) -> Result<Program, CompileError> {
         let mut expr = parse::parse(source)?;
-        let checked = check::check(&mut expr, &self.variables);
+        let checked = check::check(&mut expr, &self.variables, self.makes);
         if !checked.issues.is_empty() {
             return Err(CompileError::new(source, checked.issues));
         }

@@ -1,4 +1,5 @@
-//! The expressions of an admission policy: its conditions, variables, validations, messages and audit annotations.
+//! The expressions of an admission policy: its conditions, variables, validations, messages, audit annotations and
+//! mutations.
 //!
 //! Compiled once when the policy is written, to be refused, and once when it is used. Which requests a policy is about, and
 //! what becomes of what it finds, is decided by the caller.
@@ -11,6 +12,7 @@ use api_machinery::field::{Errors, Path};
 use serde_json::Value as Json;
 
 use crate::conditions::{self, Conditions, Verdict};
+use crate::mutation::{self, to_json};
 use crate::types::{Schema, Type};
 use crate::value::{EvalError, Value};
 use crate::{Activation, Environment, PER_CALL_LIMIT, Program};
@@ -27,6 +29,24 @@ pub struct Policy {
     variables: Vec<(String, Program)>,
     validations: Vec<Validation>,
     annotations: Vec<(String, Expression)>,
+    mutations: Vec<Mutation>,
+}
+
+/// What a policy makes of an object.
+#[derive(Debug)]
+struct Mutation {
+    expression: Expression,
+    /// Whether it says what the object is to have, or which steps lead there.
+    merges: bool,
+}
+
+/// What one mutation wants.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Change {
+    /// The object is to have this.
+    Merge(Json),
+    /// These steps, as a JSON patch, are to be taken.
+    Patch(Json),
 }
 
 #[derive(Debug)]
@@ -167,14 +187,63 @@ impl Policy {
                 Some((text(one, "key").to_owned(), compiled))
             })
             .collect();
-        Policy { conditions, variables, validations, annotations }
+        let making = full.making_objects();
+        let mutations = items(spec, "mutations")
+            .filter_map(|(index, one)| mutation(&making, one, &path.child("mutations").index(index), errors))
+            .collect();
+        Policy { conditions, variables, validations, annotations, mutations }
+    }
+
+    /// Whether its conditions hold of a request.
+    pub fn applies<'a>(&'a self, known: &dyn Activation<'a>) -> Verdict {
+        self.conditions.judge(&self.scope(known, conditions::BUDGET))
+    }
+
+    /// How many mutations it has.
+    pub fn mutations(&self) -> usize {
+        self.mutations.len()
+    }
+
+    /// What one of its mutations wants of the object of a request.
+    ///
+    /// # Errors
+    /// The expression fails, or what it makes is nothing that an object can have; in upstream's words.
+    pub fn mutate<'a>(&'a self, index: usize, known: &dyn Activation<'a>) -> Result<Change, String> {
+        let Mutation { expression, merges } = &self.mutations[index];
+        let made = self.scope(known, BUDGET).evaluate(&expression.program);
+        let made = made.map_err(|error| expression.complaint(&error))?;
+        let values = match &made {
+            Value::List(steps) if !merges => {
+                let steps = steps.iter().filter_map(|step| match step {
+                    Value::Map(step) => step.field("value"),
+                    _ => None,
+                });
+                steps.collect()
+            }
+            other => vec![other.clone()],
+        };
+        let wrong: Vec<String> = values.iter().flat_map(mutation::misnamed).collect();
+        if !wrong.is_empty() {
+            return Err(format!("type mismatch: {}", wrong.join("\n")));
+        }
+        match (to_json(&made), merges) {
+            (Ok(value), true) => Ok(Change::Merge(value)),
+            (Ok(value), false) => Ok(Change::Patch(value)),
+            (Err(why), true) => Err(format!("invalid return type: {why}")),
+            (Err(why), false) => {
+                let what = "JSONPath valueExpression evaluated to a type that could not marshal to JSON";
+                Err(format!("{what}: {why}"))
+            }
+        }
+    }
+
+    fn scope<'p, 'a>(&'a self, known: &'p dyn Activation<'a>, budget: u64) -> Scope<'p, 'a> {
+        Scope { policy: self, known, budget: Cell::new(budget), values: RefCell::default() }
     }
 
     /// Judges a request by the variables that are known of it; `None` if its conditions exclude it.
     pub fn judge<'a>(&'a self, known: &dyn Activation<'a>) -> Option<Findings> {
-        let with =
-            |budget| Scope { policy: self, known, budget: Cell::new(budget), values: RefCell::default() };
-        match self.conditions.judge(&with(conditions::BUDGET)) {
+        match self.applies(known) {
             Verdict::Matches => {}
             Verdict::Excluded(_) => return None,
             Verdict::Failed(why) => {
@@ -183,7 +252,7 @@ impl Policy {
             }
         }
         let mut findings = Findings::default();
-        let scope = with(BUDGET);
+        let scope = self.scope(known, BUDGET);
         for (index, validation) in self.validations.iter().enumerate() {
             match scope.evaluate(&validation.expression.program) {
                 Ok(Value::Bool(true)) => {}
@@ -199,7 +268,7 @@ impl Policy {
                 }
             }
         }
-        let scope = with(BUDGET);
+        let scope = self.scope(known, BUDGET);
         for (key, expression) in &self.annotations {
             match scope.evaluate(&expression.program) {
                 Ok(Value::String(text)) if text.as_str().trim().is_empty() => {}
@@ -234,6 +303,24 @@ fn validation(
     let reason = Some(text(one, "reason")).filter(|reason| !reason.is_empty()).unwrap_or("Invalid");
     let message = text(one, "message").trim().to_owned();
     Some(Validation { expression: expression?, message, message_expression, reason: reason.to_owned() })
+}
+
+fn mutation(making: &Environment, one: &Json, path: &Path<'_>, errors: &mut Errors) -> Option<Mutation> {
+    let (field, merges, wanted, described) = match text(one, "patchType") {
+        "ApplyConfiguration" => {
+            ("applyConfiguration", true, mutation::object_type(), "must evaluate to Object")
+        }
+        "JSONPatch" => ("jsonPatch", false, mutation::patch_type(), "must evaluate to list(JSONPatch)"),
+        _ => return None,
+    };
+    let source = text(&one[field], "expression");
+    if source.trim().is_empty() {
+        return None;
+    }
+    let child = path.child(field);
+    let at = child.child("expression");
+    let expression = compile(making, &at, source, &[wanted], described, errors)?;
+    Some(Mutation { expression, merges })
 }
 
 impl Complaint {
@@ -356,6 +443,75 @@ mod tests {
         let findings = judge(&spec, &json!({})).expect("it applies");
         let why = "expression 'object.kind == 'a'' resulted in error: no such key: kind";
         assert_eq!(findings.complaints, [complaint(0, why, "Invalid", true)]);
+    }
+
+    #[test]
+    fn what_is_to_be_made_of_an_object() {
+        let mutation = |kind: &str, field: &str, expression: &str| json!({"patchType": kind, field: {"expression": expression}});
+        let merge = |expression: &str| mutation("ApplyConfiguration", "applyConfiguration", expression);
+        let patch = |expression: &str| mutation("JSONPatch", "jsonPatch", expression);
+        let spec = json!({
+            "matchConditions": [{"name": "c", "expression": "object.size > 1"}],
+            "variables": [{"name": "more", "expression": "object.size + 1"}],
+            "mutations": [
+                merge("Object{size: variables.more}"),
+                patch("[JSONPatch{op: 'add', path: '/spec', value: Object.spec{a: 1}}]"),
+                patch("[JSONPatch{op: 'add', path: '/spec', value: Object.spec{a: Object.b{}}}]"),
+                merge("Object{spec: Object.status{}}"),
+                merge("Object{size: object.nothing}"),
+            ],
+        });
+        let mut errors = Errors::new();
+        let policy = Policy::compile(&spec, &Path::new("spec"), &mut errors);
+        assert!(errors.is_empty(), "{:?}", errors.into_vec());
+        let known = |object: &'static Json| Variables(vec![("object", Value::from_json(object, None))]);
+        let large: &'static Json = Box::leak(Box::new(json!({"size": 2})));
+        let small: &'static Json = Box::leak(Box::new(json!({"size": 1})));
+        assert_eq!(policy.applies(&known(large)), Verdict::Matches);
+        assert_eq!(policy.applies(&known(small)), Verdict::Excluded("c".to_owned()));
+        let steps = json!([{"op": "add", "path": "/spec", "value": {"a": 1}}]);
+        let misnamed = |is: &str, expected: &str| {
+            let what = "which matches field name path from root Object type";
+            Err(format!("type mismatch: unexpected type name {is:?}, expected {expected:?}, {what}"))
+        };
+        let wanted = [
+            Ok(Change::Merge(json!({"size": 3}))),
+            Ok(Change::Patch(steps)),
+            misnamed("Object.b", "Object.spec.a"),
+            misnamed("Object.status", "Object.spec"),
+            Err("expression 'Object{size: object.nothing}' resulted in error: no such key: nothing"
+                .to_owned()),
+        ];
+        assert_eq!(policy.mutations(), wanted.len());
+        for (index, wanted) in wanted.into_iter().enumerate() {
+            assert_eq!(policy.mutate(index, &known(large)), wanted);
+        }
+    }
+
+    #[test]
+    fn mutations_that_make_something_else_are_refused() {
+        let mutation = |kind: &str, field: &str, expression: &str| json!({"patchType": kind, field: {"expression": expression}});
+        let spec = json!({"mutations": [
+            mutation("ApplyConfiguration", "applyConfiguration", "Object.spec{}"),
+            mutation("ApplyConfiguration", "applyConfiguration", "{'a': 1}"),
+            mutation("JSONPatch", "jsonPatch", "[Object{}]"),
+            mutation("JSONPatch", "jsonPatch", "[JSONPatch{op: 1}]"),
+        ]});
+        let mut errors = Errors::new();
+        Policy::compile(&spec, &Path::new("spec"), &mut errors);
+        let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        for (index, part) in [
+            "spec.mutations[0].applyConfiguration.expression: Invalid value: \"Object.spec{}\": must evaluate to Object",
+            "spec.mutations[1].applyConfiguration.expression: Invalid value: \"{'a': 1}\": must evaluate to Object",
+            "spec.mutations[2].jsonPatch.expression: Invalid value: \"[Object{}]\": must evaluate to list(JSONPatch)",
+            "expected type of field 'op' is 'string' but provided type is 'int'",
+        ]
+        .iter()
+        .enumerate()
+        {
+            assert!(texts[index].contains(part), "{texts:#?}");
+        }
+        assert_eq!(texts.len(), 4);
     }
 
     #[test]

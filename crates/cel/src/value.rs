@@ -5,12 +5,14 @@ use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value as Json;
 
 use crate::library::Opaque;
+use crate::mutation::Message;
 use crate::time::{Duration, Timestamp};
 use crate::types::{ListKind, Schema, Type};
 
@@ -69,6 +71,8 @@ pub enum Map<'a> {
     Json(&'a serde_json::Map<String, Json>, Option<&'a Schema>),
     /// Made.
     Owned(Rc<BTreeMap<Key<'a>, Value<'a>>>),
+    /// Made of a type's fields.
+    Message(Rc<Message<'a>>),
 }
 
 /// What maps are keyed by. Whole numbers are one kind of key, signed or not.
@@ -209,6 +213,7 @@ impl<'a> Value<'a> {
             Value::Map(Map::Json(_, Some(schema))) if matches!(schema.ty, Type::Object(_)) => {
                 schema.ty.clone()
             }
+            Value::Map(Map::Message(message)) => Type::Object(Arc::clone(&message.ty)),
             Value::Map(_) => Type::map(Type::Dyn, Type::Dyn),
             Value::Optional(_) => Type::optional(Type::Dyn),
             Value::Type(inner) => Type::Type(Rc::unwrap_or_clone(Rc::clone(inner)).into()),
@@ -275,6 +280,7 @@ impl<'a> Map<'a> {
         match self {
             Map::Json(entries, _) => entries.len(),
             Map::Owned(entries) => entries.len(),
+            Map::Message(message) => message.fields.len(),
         }
     }
 
@@ -289,6 +295,7 @@ impl<'a> Map<'a> {
             (Map::Json(..), Key::String(name)) => self.field(name.as_str()),
             (Map::Json(..), _) => None,
             (Map::Owned(entries), key) => entries.get(key).cloned(),
+            (Map::Message(message), key) => message.fields.get(key).cloned(),
         }
     }
 
@@ -296,6 +303,9 @@ impl<'a> Map<'a> {
     pub fn field(&self, name: &str) -> Option<Value<'a>> {
         match self {
             Map::Owned(entries) => entries.get(&Key::String(Text::Borrowed(name)) as &Key<'_>).cloned(),
+            Map::Message(message) => {
+                message.fields.get(&Key::String(Text::Borrowed(name)) as &Key<'_>).cloned()
+            }
             Map::Json(entries, Some(schema)) if matches!(schema.ty, Type::Object(_)) => {
                 let field = schema.field(name)?;
                 entries.get(&field.json).map(|value| Value::from_json(value, Some(&field.schema)))
@@ -310,6 +320,9 @@ impl<'a> Map<'a> {
     pub fn iter(&self) -> Box<dyn Iterator<Item = (Key<'a>, Value<'a>)> + '_> {
         match self {
             Map::Owned(entries) => Box::new(entries.iter().map(|(key, value)| (key.clone(), value.clone()))),
+            Map::Message(message) => {
+                Box::new(message.fields.iter().map(|(key, value)| (key.clone(), value.clone())))
+            }
             Map::Json(entries, schema) => Box::new(entries.iter().map(move |(name, value)| {
                 let schema = match schema {
                     Some(schema) if matches!(schema.ty, Type::Object(_)) => crate::types::escape(name)

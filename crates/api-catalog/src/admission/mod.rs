@@ -61,7 +61,34 @@ pub(crate) fn entries(arena: &Arc<Arena>) -> Vec<Resource> {
     };
     let binding_rules =
         Rules { default: policy::default_binding, validate: policy::validate_binding, ..Rules::default() };
+    let mutations = columns(&[
+        ("Mutations", "integer", 0, computed(|policy, _| count(&policy["spec"]["mutations"]))),
+        ("ParamKind", "string", 0, computed(|policy, _| policy::shown_kind(policy))),
+        ("Age", "string", 0, Cell::Age),
+    ]);
+    let mutating_policy_rules = Rules {
+        default: policy::default_policy,
+        validate: policy::validate_mutating_policy,
+        ..Rules::default()
+    };
+    let mutating_binding_rules = Rules {
+        default: policy::default_binding,
+        validate: policy::validate_mutating_binding,
+        ..Rules::default()
+    };
     vec![
+        Resource {
+            columns: mutations,
+            ..configuration("MutatingAdmissionPolicy", "mutatingadmissionpolicies", mutating_policy_rules)
+        },
+        Resource {
+            columns: bindings.clone(),
+            ..configuration(
+                "MutatingAdmissionPolicyBinding",
+                "mutatingadmissionpolicybindings",
+                mutating_binding_rules,
+            )
+        },
         configuration("MutatingWebhookConfiguration", "mutatingwebhookconfigurations", mutating),
         Resource {
             subresources: with_status(),

@@ -1,4 +1,4 @@
-//! Validating admission policies, and the bindings that put them to use.
+//! Admission policies, validating and mutating ones, and the bindings that put them to use.
 
 use std::collections::BTreeSet;
 
@@ -14,6 +14,8 @@ use crate::fill::{Fill, each_mut, fill};
 
 const REASONS: [&str; 4] = ["Forbidden", "Invalid", "RequestEntityTooLarge", "Unauthorized"];
 const ACTIONS: [&str; 3] = ["Audit", "Deny", "Warn"];
+/// What mutating policies may be about.
+const MUTABLE: [&str; 4] = ["*", "CONNECT", "CREATE", "UPDATE"];
 const MOST_ANNOTATIONS: usize = 20;
 const MOST_BYTES: usize = 5 << 10;
 const NOTHING_TO_DO: &str = "validations or auditAnnotations must be non-empty";
@@ -46,6 +48,69 @@ fn default_resources(resources: Option<&mut Value>) {
 pub fn validate_policy(policy: &Value, e: &mut Errors) {
     let root = At::root(policy);
     let spec = root.get("spec");
+    constraints(&spec, e);
+    let (validations, annotations) = (spec.get("validations"), spec.get("auditAnnotations"));
+    if validations.is_empty() && annotations.is_empty() {
+        validations.required(e, NOTHING_TO_DO);
+        annotations.required(e, NOTHING_TO_DO);
+    }
+    validations.items().for_each(|one| validation(&one, e));
+    audit_annotations(root.get("metadata").get("name").text(), &annotations, e);
+    compile(&spec, e);
+}
+
+pub fn validate_mutating_policy(policy: &Value, e: &mut Errors) {
+    let root = At::root(policy);
+    let spec = root.get("spec");
+    constraints(&spec, e);
+    operations(&spec.get("matchConstraints").get("resourceRules"), e);
+    let mutations = spec.get("mutations");
+    if mutations.is_empty() {
+        mutations.required(e, "mutations must contain at least one item");
+    }
+    mutations.items().for_each(|one| mutation(&one, e));
+    check::required_one_of(&spec.get("reinvocationPolicy"), &["IfNeeded", "Never"], e);
+    compile(&spec, e);
+}
+
+fn compile(spec: &At, e: &mut Errors) {
+    if let Some(value) = spec.value() {
+        Policy::compile(value, &Path::new("spec"), e);
+    }
+}
+
+/// What is deleted is not changed. Upstream names the field of no rule in particular.
+fn operations(rules: &At, e: &mut Errors) {
+    let place = rules.get("operations");
+    for rule in rules.items() {
+        for operation in rule.get("operations").texts().filter(|word| !MUTABLE.contains(word)) {
+            place.not_supported_as(e, operation, &MUTABLE);
+        }
+    }
+}
+
+fn mutation(one: &At, e: &mut Errors) {
+    let kind = one.get("patchType");
+    let (own, other) = match kind.text() {
+        "JSONPatch" => ("jsonPatch", "applyConfiguration"),
+        "ApplyConfiguration" => ("applyConfiguration", "jsonPatch"),
+        "" => return kind.required(e, ""),
+        _ => return kind.not_supported(e, &["ApplyConfiguration", "JSONPatch"]),
+    };
+    let (wanted, unwanted) = (one.get(own), one.get(other));
+    if !wanted.is_set() {
+        wanted.required(e, &format!("must be specified when patchType is {}", kind.text()));
+    } else if wanted.get("expression").text().trim().is_empty() {
+        wanted.get("expression").required(e, "");
+    }
+    if unwanted.is_set() {
+        let why = format!("must not be specified when patchType is {}", kind.text());
+        unwanted.invalid_as(e, format!("{{{other}}}"), why);
+    }
+}
+
+/// What policies of both kinds say of the requests that they are about.
+fn constraints(spec: &At, e: &mut Errors) {
     check::required_one_of(&spec.get("failurePolicy"), &["Fail", "Ignore"], e);
     let kind = spec.get("paramKind");
     if kind.is_set() {
@@ -67,16 +132,6 @@ pub fn validate_policy(policy: &Value, e: &mut Errors) {
             name.invalid(e, "name is not a valid CEL identifier");
         }
         said(&variable.get("expression"), "expression", e);
-    }
-    let (validations, annotations) = (spec.get("validations"), spec.get("auditAnnotations"));
-    if validations.is_empty() && annotations.is_empty() {
-        validations.required(e, NOTHING_TO_DO);
-        annotations.required(e, NOTHING_TO_DO);
-    }
-    validations.items().for_each(|one| validation(&one, e));
-    audit_annotations(root.get("metadata").get("name").text(), &annotations, e);
-    if let Some(value) = spec.value() {
-        Policy::compile(value, &Path::new("spec"), e);
     }
 }
 
@@ -181,6 +236,21 @@ fn audit_annotations(policy: &str, list: &At, e: &mut Errors) {
 }
 
 pub fn validate_binding(binding: &Value, e: &mut Errors) {
+    bound(binding, e);
+    let root = At::root(binding);
+    let spec = root.get("spec");
+    validation_actions(&spec.get("validationActions"), e);
+}
+
+pub fn validate_mutating_binding(binding: &Value, e: &mut Errors) {
+    bound(binding, e);
+    let root = At::root(binding);
+    let spec = root.get("spec");
+    operations(&spec.get("matchResources").get("resourceRules"), e);
+}
+
+/// What bindings of both kinds say.
+fn bound(binding: &Value, e: &mut Errors) {
     let root = At::root(binding);
     let spec = root.get("spec");
     check::required_name(&spec.get("policyName"), names::is_dns1123_subdomain, e);
@@ -192,7 +262,6 @@ pub fn validate_binding(binding: &Value, e: &mut Errors) {
     if resources.is_set() {
         match_resources(&resources, e);
     }
-    validation_actions(&spec.get("validationActions"), e);
 }
 
 fn param_ref(reference: &At, e: &mut Errors) {

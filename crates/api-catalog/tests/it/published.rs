@@ -45,7 +45,7 @@ macro_rules! kinds {
 const KINDS: &[(&str, Merge)] = kinds! {
     core::v1 { Binding, ConfigMap, Endpoints, Event, LimitRange, Namespace, Node, PersistentVolume,
         PersistentVolumeClaim, Pod, PodTemplate, ReplicationController, ResourceQuota, Secret, Service, ServiceAccount }
-    admissionregistration::v1 { MutatingWebhookConfiguration, ValidatingAdmissionPolicy,
+    admissionregistration::v1 { MutatingAdmissionPolicy, MutatingAdmissionPolicyBinding, MutatingWebhookConfiguration, ValidatingAdmissionPolicy,
         ValidatingAdmissionPolicyBinding, ValidatingWebhookConfiguration }
     apps::v1 { ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet }
     authentication::v1 { SelfSubjectReview, TokenReview }

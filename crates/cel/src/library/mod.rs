@@ -131,6 +131,7 @@ static FUNCTIONS: LazyLock<BTreeMap<&'static str, Function>> = LazyLock::new(|| 
         semver::LINES,
         formats::LINES,
         authorizer::LINES,
+        crate::mutation::LINES,
     ];
     let mut functions: BTreeMap<&'static str, Function> = BTreeMap::new();
     for (name, signature, charge, call) in tables.into_iter().flatten() {

@@ -8,7 +8,7 @@ mod macros;
 
 use lexer::{Kind, Token};
 
-use crate::ast::{Call, Entry, Expr, Literal, Node, Select};
+use crate::ast::{Call, Entry, Expr, Literal, Member, Message, Node, Select};
 use crate::source::{CompileError, Issue};
 
 /// The longest source, in characters.
@@ -261,10 +261,32 @@ impl Parser {
                 let index = self.expression()?;
                 self.expect("]")?;
                 expr = call(offset, function, None, vec![expr, index])?;
+            } else if self.is("{")
+                && let Some(name) = expr.dotted()
+            {
+                expr = self.message(name, expr.offset)?;
             } else {
                 return Ok(expr);
             }
         }
+    }
+
+    /// What is between the braces behind the name of a type.
+    fn message(&mut self, name: String, offset: u32) -> Parsed {
+        self.expect("{")?;
+        let mut fields = Vec::new();
+        while !self.is("}") {
+            let optional = self.eat("?");
+            let name = self.name()?;
+            self.expect(":")?;
+            fields.push(Member { optional, name, value: self.expression()? });
+            if !self.eat(",") {
+                break;
+            }
+        }
+        self.expect("}")?;
+        let below = fields.iter().map(|field| field.value.depth).max().unwrap_or(0);
+        tree(offset, Node::Message(Box::new(Message { name, fields, ty: None })), below)
     }
 
     fn name(&mut self) -> Result<String, Issue> {

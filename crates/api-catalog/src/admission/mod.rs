@@ -9,6 +9,7 @@ pub(crate) mod webhook;
 
 use std::sync::Arc;
 
+use api_machinery::field::Errors;
 use api_machinery::resource::{Cell, Resource, Rules};
 use api_machinery::schema::Arena;
 use jiff::Timestamp;
@@ -25,13 +26,6 @@ pub(crate) fn entries(arena: &Arc<Arena>) -> Vec<Resource> {
         ("Webhooks", "integer", 0, computed(|object, _: Timestamp| count(&object["webhooks"]))),
         ("Age", "string", 0, Cell::Age),
     ]);
-    let configuration = |kind, plural, rules| Resource {
-        categories: texts(&["api-extensions"]),
-        has_generation: true,
-        columns: webhooks.clone(),
-        rules: Rules { allow_unconditional_update: false, ..rules },
-        ..family.cluster_kind(kind, plural)
-    };
     let mutating = Rules {
         default: webhook::default_mutating,
         validate: webhook::validate_mutating,
@@ -42,68 +36,90 @@ pub(crate) fn entries(arena: &Arc<Arena>) -> Vec<Resource> {
         validate: webhook::validate_validating,
         ..Rules::default()
     };
-    let policies = columns(&[
-        ("Validations", "integer", 0, computed(|policy, _| count(&policy["spec"]["validations"]))),
-        ("ParamKind", "string", 0, computed(|policy, _| policy::shown_kind(policy))),
-        ("Age", "string", 0, Cell::Age),
+    let mut all = policies(&family);
+    all.extend([
+        Resource {
+            columns: webhooks.clone(),
+            ..configuration(
+                &family,
+                "MutatingWebhookConfiguration",
+                "mutatingwebhookconfigurations",
+                mutating,
+            )
+        },
+        Resource {
+            columns: webhooks,
+            ..configuration(
+                &family,
+                "ValidatingWebhookConfiguration",
+                "validatingwebhookconfigurations",
+                validating,
+            )
+        },
     ]);
-    let bindings = columns(&[
-        ("PolicyName", "string", 0, Cell::Path(".spec.policyName".into())),
-        ("ParamRef", "string", 0, computed(|binding, _| policy::shown_ref(binding))),
-        ("Age", "string", 0, Cell::Age),
-    ]);
-    let policy_rules = Rules {
-        default: policy::default_policy,
-        validate: policy::validate_policy,
-        prepare_create: types::prepare_create,
-        prepare_update: types::prepare_update,
-        ..Rules::default()
+    all
+}
+
+fn configuration(family: &Family, kind: &'static str, plural: &'static str, rules: Rules) -> Resource {
+    Resource {
+        categories: texts(&["api-extensions"]),
+        has_generation: true,
+        rules: Rules { allow_unconditional_update: false, ..rules },
+        ..family.cluster_kind(kind, plural)
+    }
+}
+
+/// Policies and bindings. Those that refuse say in their status whether they fit what they are about.
+fn policies(family: &Family) -> Vec<Resource> {
+    let shown = |what, cell| {
+        columns(&[
+            (what, "integer", 0, cell),
+            ("ParamKind", "string", 0, computed(|policy, _| policy::shown_kind(policy))),
+            ("Age", "string", 0, Cell::Age),
+        ])
     };
-    let binding_rules =
-        Rules { default: policy::default_binding, validate: policy::validate_binding, ..Rules::default() };
-    let mutations = columns(&[
-        ("Mutations", "integer", 0, computed(|policy, _| count(&policy["spec"]["mutations"]))),
-        ("ParamKind", "string", 0, computed(|policy, _| policy::shown_kind(policy))),
-        ("Age", "string", 0, Cell::Age),
-    ]);
-    let mutating_policy_rules = Rules {
-        default: policy::default_policy,
-        validate: policy::validate_mutating_policy,
-        ..Rules::default()
+    let policy = |kind, plural, validate: fn(&Value, &mut Errors)| {
+        let rules = Rules { default: policy::default_policy, validate, ..Rules::default() };
+        configuration(family, kind, plural, rules)
     };
-    let mutating_binding_rules = Rules {
-        default: policy::default_binding,
-        validate: policy::validate_mutating_binding,
-        ..Rules::default()
+    let binding = |kind, plural, validate: fn(&Value, &mut Errors)| {
+        let rules = Rules { default: policy::default_binding, validate, ..Rules::default() };
+        let columns = columns(&[
+            ("PolicyName", "string", 0, Cell::Path(".spec.policyName".into())),
+            ("ParamRef", "string", 0, computed(|binding, _| policy::shown_ref(binding))),
+            ("Age", "string", 0, Cell::Age),
+        ]);
+        Resource { columns, ..configuration(family, kind, plural, rules) }
     };
+    let mutating =
+        policy("MutatingAdmissionPolicy", "mutatingadmissionpolicies", policy::validate_mutating_policy);
+    let validating =
+        policy("ValidatingAdmissionPolicy", "validatingadmissionpolicies", policy::validate_policy);
     vec![
         Resource {
-            columns: mutations,
-            ..configuration("MutatingAdmissionPolicy", "mutatingadmissionpolicies", mutating_policy_rules)
+            columns: shown("Mutations", computed(|policy, _| count(&policy["spec"]["mutations"]))),
+            ..mutating
         },
-        Resource {
-            columns: bindings.clone(),
-            ..configuration(
-                "MutatingAdmissionPolicyBinding",
-                "mutatingadmissionpolicybindings",
-                mutating_binding_rules,
-            )
-        },
-        configuration("MutatingWebhookConfiguration", "mutatingwebhookconfigurations", mutating),
+        binding(
+            "MutatingAdmissionPolicyBinding",
+            "mutatingadmissionpolicybindings",
+            policy::validate_mutating_binding,
+        ),
         Resource {
             subresources: with_status(),
-            columns: policies,
-            ..configuration("ValidatingAdmissionPolicy", "validatingadmissionpolicies", policy_rules)
+            columns: shown("Validations", computed(|policy, _| count(&policy["spec"]["validations"]))),
+            rules: Rules {
+                prepare_create: types::prepare_create,
+                prepare_update: types::prepare_update,
+                ..validating.rules
+            },
+            ..validating
         },
-        Resource {
-            columns: bindings,
-            ..configuration(
-                "ValidatingAdmissionPolicyBinding",
-                "validatingadmissionpolicybindings",
-                binding_rules,
-            )
-        },
-        configuration("ValidatingWebhookConfiguration", "validatingwebhookconfigurations", validating),
+        binding(
+            "ValidatingAdmissionPolicyBinding",
+            "validatingadmissionpolicybindings",
+            policy::validate_binding,
+        ),
     ]
 }
 

@@ -338,6 +338,33 @@ pub fn apply(
     Ok(Applied { object, tracked: Tracked { json, changed } })
 }
 
+/// Why something is not merged into an object.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MergeError {
+    /// It does not fit the schema.
+    #[error("failed to convert patch object to typed object: {0}")]
+    NotTyped(ApplyError),
+    /// It would replace what is there as a whole, where only parts are said.
+    #[error("invalid ApplyConfiguration: may not mutate atomic arrays, maps or structs: {}", .0.join(", "))]
+    Atomic(Vec<String>),
+}
+
+/// An object with everything that another one states, where nobody owns anything.
+pub fn merged(
+    live: &Value,
+    applied: &Value,
+    schema: View<'_>,
+    api_version: &str,
+) -> Result<Value, MergeError> {
+    fits(applied, schema, api_version).map_err(MergeError::NotTyped)?;
+    let mut atomic = Vec::new();
+    typed::atomics(applied, schema, &mut String::new(), &mut atomic);
+    if !atomic.is_empty() {
+        return Err(MergeError::Atomic(atomic));
+    }
+    Ok(merge::merge(live, applied, Some(schema)))
+}
+
 /// Whether an applied object fits the schema of the version in which it was sent.
 pub fn fits(applied: &Value, schema: View<'_>, api_version: &str) -> Result<(), ApplyError> {
     match check::check(applied, schema) {

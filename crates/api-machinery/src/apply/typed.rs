@@ -43,6 +43,41 @@ pub(super) fn child<'s>(schema: Option<View<'s>>, name: &str) -> (Option<View<'s
     (field, named)
 }
 
+/// The places of an object that are owned as a whole and have parts.
+pub(super) fn atomics(value: &Value, schema: View<'_>, path: &mut String, found: &mut Vec<String>) {
+    let before = path.len();
+    let is_atomic = match (schema.kind(), value) {
+        (Kind::Object(_) | Kind::Map(_), Value::Object(_)) => schema.map_atomic(),
+        (Kind::Array(_), Value::Array(_)) => schema.list_type() == ListType::Atomic,
+        _ => false,
+    };
+    if is_atomic {
+        found.push(path.clone());
+    }
+    match (schema.kind(), value) {
+        (Kind::Object(_), Value::Object(fields)) => {
+            for (name, value) in fields {
+                if let Some(inner) = schema.field(name) {
+                    path.push('.');
+                    path.push_str(name);
+                    atomics(value, inner, path, found);
+                    path.truncate(before);
+                }
+            }
+        }
+        (Kind::Array(_), Value::Array(items)) => {
+            for (index, item) in items.iter().enumerate() {
+                if let Some(inner) = schema.items() {
+                    path.push_str(&format!("[{index}]"));
+                    atomics(item, inner, path, found);
+                    path.truncate(before);
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
 /// What tells an item of a list from others, or upstream's words for why nothing does.
 pub(super) fn element_of<'a>(item: &'a Value, list: View<'a>) -> Result<Element<'a>, String> {
     if list.list_type() == ListType::Set {

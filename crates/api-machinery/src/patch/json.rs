@@ -223,6 +223,10 @@ impl Document {
         if path.steps.len() + height(value) > MAX_DEPTH {
             return Err(PatchError::TooDeep);
         }
+        let parents = path.steps.split_last().map_or(&[][..], |(_, parents)| parents);
+        if get_mut(&mut self.root, parents)?.is_none() {
+            return Err(missing("replace", "path", path));
+        }
         let found = get_mut(&mut self.root, &path.steps)?.ok_or_else(|| missing("replace", "key", path))?;
         *found = value.clone();
         Ok(())

@@ -4,11 +4,13 @@
 //! validating webhooks asked all at once. Where there are none, this costs a comparison each. There is no audit log yet:
 //! annotations for it are traced.
 
+mod bound;
 pub mod call;
 mod conditions;
 pub mod endpoint;
 mod hook;
 mod matching;
+mod mutations;
 mod policies;
 mod review;
 mod subject;
@@ -25,9 +27,10 @@ use futures::future::join_all;
 use serde_json::{Map, Value};
 use tokio::time::Instant;
 
+use self::bound::Policies;
 use self::conditions::{Input, Known};
 use self::hook::Hook;
-use self::policies::Policies;
+use self::mutations::Mutations;
 use self::subject::Subject;
 use crate::catalog::Catalog;
 use crate::request::admit::Admission;
@@ -85,6 +88,8 @@ pub struct All {
     pub mutating: Webhooks,
     /// Those that may only refuse it.
     pub validating: Webhooks,
+    /// What is changed without asking anybody.
+    pub mutations: Policies,
     /// What is refused without asking anybody.
     pub policies: Policies,
 }
@@ -95,7 +100,16 @@ impl All {
         All {
             mutating: Webhooks::new(catalog, cache, "mutatingwebhookconfigurations"),
             validating: Webhooks::new(catalog, cache, "validatingwebhookconfigurations"),
-            policies: Policies::new(catalog, cache),
+            mutations: Policies::new(
+                catalog,
+                cache,
+                ["mutatingadmissionpolicies", "mutatingadmissionpolicybindings"],
+            ),
+            policies: Policies::new(
+                catalog,
+                cache,
+                ["validatingadmissionpolicies", "validatingadmissionpolicybindings"],
+            ),
         }
     }
 }
@@ -110,10 +124,11 @@ enum Asked {
     Silent(String),
 }
 
-/// Mutating webhooks on their way through one request.
+/// Mutating policies and webhooks on their way through one request.
 pub struct Mutation<'a> {
     server: &'a ApiServer,
     admission: &'a Admission<'a>,
+    policies: Option<Mutations>,
     hooks: Arc<[Hook]>,
     /// Those that were asked, want to be asked again after changes, and to whom nothing has changed yet.
     asked: BTreeSet<usize>,
@@ -126,12 +141,14 @@ pub struct Mutation<'a> {
 impl<'a> Mutation<'a> {
     /// `None` if nobody is to be asked.
     pub fn of(server: &'a ApiServer, admission: &'a Admission<'a>) -> Option<Mutation<'a>> {
-        let hooks = server.webhooks().mutating.current()?;
-        if matching::is_exempt(&admission.call.stored) {
+        let (policies, hooks) = (server.webhooks().mutations.current(), server.webhooks().mutating.current());
+        let stored = &admission.call.stored;
+        if (policies.is_none() && hooks.is_none()) || matching::is_exempt(stored) {
             return None;
         }
-        let (asked, again) = (BTreeSet::new(), BTreeSet::new());
-        Some(Mutation { server, admission, hooks, asked, again, output: None })
+        let policies = policies.filter(|_| !matching::is_review(stored)).map(Mutations::of);
+        let (hooks, asked, again) = (hooks.unwrap_or_default(), BTreeSet::new(), BTreeSet::new());
+        Some(Mutation { server, admission, policies, hooks, asked, again, output: None })
     }
 
     /// Asks all of them; says whether one has changed the object.
@@ -140,7 +157,10 @@ impl<'a> Mutation<'a> {
         object: &mut Option<&mut Value>,
         warnings: &mut Vec<String>,
     ) -> Result<bool, ApiError> {
-        let mut changed = false;
+        let mut changed = match &mut self.policies {
+            Some(policies) => policies.run(self.server, self.admission, object, false).await?,
+            None => false,
+        };
         for index in 0..self.hooks.len() {
             changed |= self.one(index, object, warnings).await?;
         }
@@ -154,6 +174,11 @@ impl<'a> Mutation<'a> {
         object: &mut Option<&mut Value>,
         warnings: &mut Vec<String>,
     ) -> Result<(), ApiError> {
+        if let Some(policies) =
+            self.policies.as_mut().filter(|policies| policies.is_outdated(object.as_deref()))
+        {
+            policies.run(self.server, self.admission, object, true).await?;
+        }
         if object.as_deref() != self.output.as_ref() {
             self.again.append(&mut self.asked);
         }
@@ -211,13 +236,25 @@ async fn change(
         Some(object) => Some(subject.show(server, form, object).await?),
         None => None,
     };
-    let Some(mut new) = review::patched(&hook.name, patch, shown.as_deref())? else { return Ok(false) };
+    let Some(new) = review::patched(&hook.name, patch, shown.as_deref())? else { return Ok(false) };
+    let Some(object) = object.as_deref_mut() else { return Ok(false) };
+    // What is unknown is dropped without a word, as upstream does.
+    replace(server, subject, form, new, FieldValidation::Ignore, object).await
+}
+
+/// Puts what was made of an object, as `form` shows it, in its place; says whether that changed anything.
+async fn replace(
+    server: &ApiServer,
+    subject: &Subject<'_>,
+    form: &Resource,
+    mut new: Value,
+    validation: FieldValidation,
+    object: &mut Value,
+) -> Result<bool, ApiError> {
     if subject.shows_objects() {
-        // What is unknown is dropped without a word, as upstream does.
-        let checked = decode::structured(form, new, FieldValidation::Ignore, &mut Vec::new());
+        let checked = decode::structured(form, new, validation, &mut Vec::new());
         new = checked.map_err(|error| ApiError::internal(error.message()))?;
     }
-    let Some(object) = object.as_deref_mut() else { return Ok(false) };
     let mut new = subject.put(server, form, new, object).await?;
     if subject.shows_objects() {
         decode::default(subject.stored(), &mut new);

@@ -2,6 +2,7 @@
 
 mod conversion;
 mod matching;
+mod mutations;
 mod policies;
 pub mod receiver;
 

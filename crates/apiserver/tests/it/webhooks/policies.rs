@@ -8,7 +8,7 @@ use super::{GROUP, MAPS, configure, map, patch, rule, send};
 use crate::fixture::{Fixture, read};
 
 /// Stores an object of the group, and waits until the server goes by it.
-async fn store(fixture: &Fixture, plural: &str, object: &Value) {
+pub(super) async fn store(fixture: &Fixture, plural: &str, object: &Value) {
     let made = fixture.must("POST", &format!("{GROUP}/{plural}"), Some(object)).await;
     let (name, revision) = (&made["metadata"]["name"], &made["metadata"]["resourceVersion"]);
     let text = |value: &Value| value.as_str().expect("text").to_owned();

@@ -63,7 +63,7 @@ decoded_here! {
     }
     discovery::v1 { EndpointSlice }
     policy::v1 { PodDisruptionBudget }
-    storage::v1 { StorageClass, VolumeAttachment }
+    storage::v1 { StorageClass, VolumeAttachment, VolumeAttributesClass }
 }
 
 impl Decode for k8s_openapi::api::core::v1::PodTemplateSpec {

@@ -16,6 +16,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::storage::v1::VolumeAttributesClass;
 
 use crate::bootstrap_tokens;
 use crate::indices::{self, ByLabel, ByOwner};
@@ -45,6 +46,7 @@ pub struct Informers {
     pub controller_revisions_by_owner: ByOwner<ControllerRevision>,
     pub persistent_volumes: Informer<PersistentVolume>,
     pub persistent_volume_claims: Informer<PersistentVolumeClaim>,
+    pub volume_attributes_classes: Informer<VolumeAttributesClass>,
     pub pod_disruption_budgets: Informer<PodDisruptionBudget>,
     pub services: Informer<Service>,
     pub endpoint_slices: Informer<EndpointSlice>,
@@ -89,6 +91,11 @@ impl Informers {
             controller_revisions,
             persistent_volumes: follow(context, Api::all(context.client.clone()), Selection::default()),
             persistent_volume_claims: everywhere(context, Selection::default()),
+            volume_attributes_classes: follow(
+                context,
+                Api::all(context.client.clone()),
+                Selection::default(),
+            ),
             pod_disruption_budgets: everywhere(context, Selection::default()),
             services: everywhere(context, Selection::default()),
             endpoint_slices: everywhere(context, Selection::default()),

@@ -63,7 +63,7 @@ pub async fn run(context: Context, config: Config) {
     let informers = Informers::start(&context);
     let on = |name: &str| config.controllers.has(name);
     type Start = fn(&Context, &Informers);
-    let simple: [(&str, Start); 13] = [
+    let simple: [(&str, Start); 14] = [
         ("replicaset-controller", replicaset::start),
         ("deployment-controller", deployment::start),
         ("statefulset-controller", stateful_set::start),
@@ -77,6 +77,7 @@ pub async fn run(context: Context, config: Config) {
         ("token-cleaner-controller", bootstrap_tokens::cleaner::start),
         ("persistentvolumeclaim-protection-controller", volume_protection::claims::start),
         ("persistentvolume-protection-controller", volume_protection::volumes::start),
+        ("volumeattributesclass-protection-controller", volume_protection::classes::start),
     ];
     for (_, start) in simple.iter().filter(|(name, _)| on(name)) {
         start(&context, &informers);

@@ -1,7 +1,7 @@
 //! Which controllers run (`--controllers`), by upstream's names.
 
 /// Every controller: its name, and the short one that it had before.
-const KNOWN: [(&str, &str); 22] = [
+const KNOWN: [(&str, &str); 23] = [
     ("bootstrap-signer-controller", "bootstrapsigner"),
     ("certificatesigningrequest-approving-controller", "csrapproving"),
     ("certificatesigningrequest-cleaner-controller", "csrcleaner"),
@@ -24,6 +24,7 @@ const KNOWN: [(&str, &str); 22] = [
     ("statefulset-controller", "statefulset"),
     ("storage-version-migrator-controller", "storage-version-migrator-controller"),
     ("token-cleaner-controller", "tokencleaner"),
+    ("volumeattributesclass-protection-controller", "vac-protection"),
 ];
 
 /// There is no such controller.

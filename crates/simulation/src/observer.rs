@@ -11,7 +11,7 @@ use crate::laws::Laws;
 use crate::scenario::{Condition, Operator, Test};
 
 /// Where objects are stored whose folder is not named as scenarios name their kind: folder and kind.
-const FOLDERS: [(&str, &str); 12] = [
+const FOLDERS: [(&str, &str); 13] = [
     ("controllerrevisions", "apps/controllerrevisions"),
     ("daemonsets", "apps/daemonsets"),
     ("deployments", "apps/deployments"),
@@ -24,6 +24,7 @@ const FOLDERS: [(&str, &str); 12] = [
     ("services/endpoints", "endpoints"),
     ("services/specs", "services"),
     ("statefulsets", "apps/statefulsets"),
+    ("volumeattributesclasses", "storage.k8s.io/volumeattributesclasses"),
 ];
 
 /// A key of the store, with the kind as scenarios name it.

@@ -1,4 +1,5 @@
-//! StorageObjectInUseProtection: a volume and a claim are made with a finalizer, so that they stay while they are in use.
+//! StorageObjectInUseProtection: volumes, claims and classes of attributes are made with a finalizer, so that they stay while
+//! they are in use.
 //! Who takes it away is a controller.
 
 use serde_json::{Value, json};
@@ -7,9 +8,10 @@ use super::{created, list_mut};
 use crate::types::AdmissionRequest;
 
 /// What is held, and by which finalizer.
-const HELD: [(&str, &str); 2] = [
+const HELD: [(&str, &str); 3] = [
     ("persistentvolumes", "kubernetes.io/pv-protection"),
     ("persistentvolumeclaims", "kubernetes.io/pvc-protection"),
+    ("volumeattributesclasses", "kubernetes.io/vac-protection"),
 ];
 
 /// Adds the finalizer.
@@ -52,6 +54,7 @@ mod tests {
                 json!({"metadata": {"finalizers": [volume, "a/b"]}}),
                 json!([volume, "a/b"]),
             ),
+            (Operation::Create, "volumeattributesclasses", json!({}), json!([HELD[2].1])),
             (Operation::Update, "persistentvolumes", json!({"metadata": {}}), Value::Null),
             (Operation::Create, "configmaps", json!({"metadata": {}}), Value::Null),
         ];

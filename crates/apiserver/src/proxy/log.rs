@@ -147,12 +147,12 @@ fn log_options(call: &ResourceCall) -> Result<String, ApiError> {
 }
 
 /// Text in a path or a query.
-fn encode(text: &str) -> String {
+pub fn encode(text: &str) -> String {
     percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
 }
 
 /// A query with its question mark, or nothing.
-fn query_of(pairs: &[(&str, String)]) -> String {
+pub fn query_of(pairs: &[(&str, String)]) -> String {
     let pairs: Vec<String> =
         pairs.iter().map(|(field, value)| format!("{field}={}", encode(value))).collect();
     if pairs.is_empty() { String::new() } else { format!("?{}", pairs.join("&")) }
@@ -164,7 +164,7 @@ fn names<'a>(pod: &'a Value, field: &str) -> Vec<&'a str> {
 }
 
 /// The container that is asked for, or the only one.
-fn container(call: &ResourceCall, pod: &Value) -> Result<String, ApiError> {
+pub fn container(call: &ResourceCall, pod: &Value) -> Result<String, ApiError> {
     let containers = names(pod, "containers");
     let (init, ephemeral) = (names(pod, "initContainers"), names(pod, "ephemeralContainers"));
     let pod_name = meta::name(pod);

@@ -1,11 +1,12 @@
-//! Requests that are passed on to what runs in the cluster: `proxy` of pods, Services and nodes, and logs.
+//! Requests that are passed on to what runs in the cluster: `proxy` of pods, Services and nodes, streams of pods, and logs.
 //!
-//! Who is asked, `target` and `kubelet` say; which way, `egress`. What passes is not looked into: no redirect is followed, no
+//! Who is asked, `target`, `streams` and `kubelet` say; which way, `egress`. What passes is not looked into: no redirect is followed, no
 //! page rewritten, and an upgraded connection is bytes in both directions.
 
 pub(crate) mod headers;
 mod kubelet;
 mod log;
+pub mod streams;
 mod target;
 
 use std::fmt::Display;
@@ -59,9 +60,18 @@ pub struct Passing {
 pub async fn pass(server: &Arc<ApiServer>, passing: Passing) -> Result<Response<Body>, ApiError> {
     let Passing { call, tail, mut parts, body, permit } = passing;
     let upgrading = headers::upgrade(&parts.headers).is_some();
+    let stream = streams::is_stream(&call.info.subresource);
+    if stream {
+        streams::authorize(server, &call).await?;
+    }
     let warnings = admit(server, &call, &tail).await?;
-    let query = parts.uri.query().unwrap_or_default();
-    let target::Request { target, path_and_query } = target::of(server, &call, &tail, query).await?;
+    let target::Request { target, path_and_query } = match stream {
+        true => streams::of(server, &call).await?,
+        false => target::of(server, &call, &tail, parts.uri.query().unwrap_or_default()).await?,
+    };
+    if !upgrading && stream {
+        return Err(ApiError::bad_request("Upgrade request required"));
+    }
     if !upgrading && tail.is_empty() {
         return Ok(to_root(&parts));
     }
@@ -97,7 +107,10 @@ async fn admit(server: &ApiServer, call: &ResourceCall, tail: &str) -> Result<Ve
     let others = &call.resource.subresources.others;
     let kind = others.iter().find(|other| other.name == call.info.subresource.as_str());
     let kind = kind.map(|entry| &*entry.kind).unwrap_or_default();
-    let mut options = json!({"kind": kind, "apiVersion": "v1", "path": tail});
+    let mut options = match streams::is_stream(&call.info.subresource) {
+        true => streams::options(call, kind),
+        false => json!({"kind": kind, "apiVersion": "v1", "path": tail}),
+    };
     let admission =
         Admission { call, operation: Operation::Connect, old: None, dry_run: false, options: &json!({}) };
     let mut warnings = Vec::new();

@@ -15,6 +15,7 @@ use super::path::Parsed;
 use super::query::Query;
 use crate::catalog::{self, Catalog};
 use crate::custom::Custom;
+use crate::proxy::streams;
 use crate::server::ApiServer;
 use crate::types::{RequestInfo, UserInfo};
 
@@ -173,7 +174,7 @@ pub async fn find(
     let reads = matches!(call.info.verb.as_str(), "get" | "list" | "watch");
     let (stored, custom) = stored(&catalog, &resource)?;
     let deprecation = deprecation(&catalog, &resource);
-    if call.info.subresource == "proxy" {
+    if call.info.subresource == "proxy" || streams::is_stream(&call.info.subresource) {
         // Who answers also says in which form.
         let call =
             ResourceCall { call, resource, stored, custom, deprecation, accept: Accept::PLAIN, namespace };

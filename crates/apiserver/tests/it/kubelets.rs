@@ -67,14 +67,14 @@ impl Kubelet {
             loop {
                 let (stream, _) = listener.accept().await.expect("a connection");
                 let Ok(stream) = acceptor.accept(stream).await else { continue };
-                let service = service_fn(|request: Request<Incoming>| {
+                let service = service_fn(|mut request: Request<Incoming>| {
                     notes.lock().expect("notes").push(request.uri().to_string());
                     let receiver = receiver.clone();
-                    async move { Ok::<_, Infallible>(answer(&request, &receiver)) }
+                    async move { Ok::<_, Infallible>(answer(&mut request, &receiver)) }
                 });
                 let connection = hyper::server::conn::http1::Builder::new();
                 // One after the other: the server makes a connection for each request.
-                drop(connection.serve_connection(TokioIo::new(stream), service).await);
+                drop(connection.serve_connection(TokioIo::new(stream), service).with_upgrades().await);
             }
         });
         Kubelet { address, asked, lines, tasks }
@@ -83,7 +83,30 @@ impl Kubelet {
 
 type Receiver = Mutex<Option<mpsc::Receiver<&'static str>>>;
 
-fn answer(request: &Request<Incoming>, receiver: &Receiver) -> Answer {
+/// Says what it was asked for, and then what it hears.
+fn echo(request: &mut Request<Incoming>) -> Answer {
+    let Some(protocol) = request.headers().get("upgrade").cloned() else { return whole(400, "no upgrade") };
+    let upgrade = hyper::upgrade::on(&mut *request);
+    #[expect(clippy::disallowed_methods, reason = "it ends with its connection")]
+    drop(tokio::spawn(async move {
+        let stream = TokioIo::new(upgrade.await.expect("an upgrade"));
+        let (mut reader, mut writer) = tokio::io::split(stream);
+        drop(tokio::io::copy(&mut reader, &mut writer).await);
+        drop(tokio::io::AsyncWriteExt::shutdown(&mut writer).await);
+    }));
+    let mut answer = whole(101, "");
+    answer.headers_mut().insert("connection", "Upgrade".parse().expect("a value"));
+    answer.headers_mut().insert("upgrade", protocol);
+    answer
+}
+
+fn answer(request: &mut Request<Incoming>, receiver: &Receiver) -> Answer {
+    let first = request.uri().path().split('/').nth(1).unwrap_or_default().to_owned();
+    if matches!(first.as_str(), "exec" | "attach" | "portForward")
+        && !request.uri().path().ends_with("/broken")
+    {
+        return echo(request);
+    }
     match request.uri().path().rsplit('/').next().unwrap_or_default() {
         "plain" => whole(200, "one\ntwo\n"),
         "redirect" => {

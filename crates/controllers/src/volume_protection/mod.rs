@@ -2,11 +2,13 @@
 //!
 //! - [`claims`]: a claim stays while pods use it that have a node.
 //! - [`volumes`]: a PersistentVolume stays while a claim is bound to it.
+//! - [`classes`]: a VolumeAttributesClass stays while a volume has it, or a claim wants it.
 //!
 //! Each reads its kind, and pods where they matter, and writes nothing but its own finalizer. The API server puts it on what
 //! is new (StorageObjectInUseProtection); what was made without gets it here.
 
 pub mod claims;
+pub mod classes;
 mod plan;
 #[cfg(test)]
 mod tests;

@@ -11,6 +11,8 @@ use crate::claim;
 
 /// Holds a claim.
 pub const CLAIM: &str = "kubernetes.io/pvc-protection";
+/// Holds a VolumeAttributesClass.
+pub const CLASS: &str = "kubernetes.io/vac-protection";
 /// Holds a PersistentVolume.
 pub const VOLUME: &str = "kubernetes.io/pv-protection";
 
@@ -77,4 +79,20 @@ pub fn uses(pod: &Pod, claim: &PersistentVolumeClaim) -> bool {
 /// Whether a claim is bound to a volume, as the volume's status has it.
 pub fn is_bound(volume: &PersistentVolume) -> bool {
     volume.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Bound")
+}
+
+/// The class whose attributes a volume has.
+pub fn attributes_of_volume(volume: &PersistentVolume) -> BTreeSet<String> {
+    let class = volume.spec.as_ref().and_then(|spec| spec.volume_attributes_class_name.clone());
+    class.into_iter().filter(|name| !name.is_empty()).collect()
+}
+
+/// The classes whose attributes a claim wants, has, and is about to get.
+pub fn attributes_of_claim(claim: &PersistentVolumeClaim) -> BTreeSet<String> {
+    let wanted = claim.spec.as_ref().and_then(|spec| spec.volume_attributes_class_name.clone());
+    let status = claim.status.as_ref();
+    let has = status.and_then(|status| status.current_volume_attributes_class_name.clone());
+    let target = status.and_then(|status| status.modify_volume_status.as_ref());
+    let target = target.and_then(|target| target.target_volume_attributes_class_name.clone());
+    [wanted, has, target].into_iter().flatten().filter(|name| !name.is_empty()).collect()
 }

@@ -65,3 +65,19 @@ fn a_volume_is_in_use_while_it_is_bound() {
         assert_eq!(plan::is_bound(&volume), want, "{phase}");
     }
 }
+
+#[test]
+fn a_class_is_in_use_by_what_has_it_wants_it_or_is_about_to_get_it() {
+    let claim: PersistentVolumeClaim = parsed(json!({
+        "metadata": {}, "spec": {"volumeAttributesClassName": "wanted"},
+        "status": {"currentVolumeAttributesClassName": "has",
+            "modifyVolumeStatus": {"status": "Pending", "targetVolumeAttributesClassName": "next"}},
+    }));
+    let named: Vec<String> = plan::attributes_of_claim(&claim).into_iter().collect();
+    assert_eq!(named, ["has", "next", "wanted"]);
+    let volume: PersistentVolume =
+        parsed(json!({"metadata": {}, "spec": {"volumeAttributesClassName": "has"}}));
+    assert_eq!(plan::attributes_of_volume(&volume).into_iter().collect::<Vec<_>>(), ["has"]);
+    let none: PersistentVolume = parsed(json!({"metadata": {}, "spec": {"volumeAttributesClassName": ""}}));
+    assert!(plan::attributes_of_volume(&none).is_empty());
+}

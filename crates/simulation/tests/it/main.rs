@@ -17,6 +17,7 @@ macro_rules! scenarios {
 }
 
 scenarios! {
+    attributes_in_use,
     claims_in_use,
     control_plane_away,
     controllers_die,

@@ -22,6 +22,7 @@ mod pods;
 mod refusals;
 mod servers;
 mod services;
+mod streams;
 mod system;
 mod tunnel;
 mod versions;

@@ -4,6 +4,7 @@ pub(crate) mod binding;
 pub(crate) mod columns;
 pub(crate) mod containers;
 pub(crate) mod defaults;
+mod ephemeral;
 pub(crate) mod handlers;
 pub(crate) mod scheduling;
 pub(crate) mod security;
@@ -27,6 +28,7 @@ pub(crate) fn rules() -> Rules {
         validate_status_update: update::validate_status,
         prepare_create,
         graceful_delete: Some(grace_period),
+        parts: &[ephemeral::PART],
         ..Rules::default()
     }
 }

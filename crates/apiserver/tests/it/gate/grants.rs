@@ -226,3 +226,31 @@ async fn pods_need_their_account() {
     assert_eq!(message, want);
     cluster.must(&ann, "POST", pods, Some(&pod("default"))).await;
 }
+
+/// Bad input 18: what an account may not mount, its pods do not get in another way either.
+#[tokio::test]
+async fn secrets_that_an_account_does_not_list_stay_out_of_its_pods() {
+    let cluster = Cluster::new().await;
+    let accounts = "/api/v1/namespaces/default/serviceaccounts";
+    let annotations = json!({"kubernetes.io/enforce-mountable-secrets": "true"});
+    let account =
+        json!({"metadata": {"name": "held", "annotations": annotations}, "secrets": [{"name": "own"}]});
+    cluster.must(&admin(), "POST", accounts, Some(&account)).await;
+    let pods = "/api/v1/namespaces/default/pods";
+    let pod = |name: &str, from: &str| {
+        let container = json!({"name": "c", "image": "i", "envFrom": [{"secretRef": {"name": from}}]});
+        json!({"metadata": {"name": name}, "spec": {"serviceAccountName": "held", "containers": [container]}})
+    };
+    cluster.must(&admin(), "POST", pods, Some(&pod("a", "own"))).await;
+    let message = cluster.refused(&admin(), 403, "POST", pods, Some(&pod("b", "other"))).await;
+    let because = "referencing secret.secretName=\"other\" is not allowed because service account held does not reference that secret";
+    assert_eq!(message, format!("pods \"b\" is forbidden: container c with envFrom {because}"));
+    let path = format!("{pods}/a/ephemeralcontainers");
+    let mut late = cluster.must(&admin(), "GET", &path, None).await;
+    let before = late.clone();
+    late["spec"]["ephemeralContainers"] =
+        json!([{"name": "e", "image": "i", "envFrom": [{"secretRef": {"name": "other"}}]}]);
+    let message = cluster.refused(&admin(), 403, "PUT", &path, Some(&late)).await;
+    assert_eq!(message, format!("pods \"a\" is forbidden: ephemeral container e with envFrom {because}"));
+    assert_eq!(cluster.must(&admin(), "GET", &path, None).await, before, "nothing is changed");
+}

@@ -7,6 +7,7 @@ mod join;
 mod limits;
 mod nodes;
 mod proxies;
+mod streams;
 mod tunnels;
 mod webhooks;
 

@@ -1,7 +1,5 @@
 //! exec, attach, cp and port-forward: through stock kubectl, over SPDY and over WebSockets, to real containers.
 
-use std::time::{Duration, Instant};
-
 use crate::machine::{Cluster, Form, in_each_form, until};
 
 in_each_form!(streams_reach_containers_and_back);
@@ -15,7 +13,7 @@ spec:
   containers:
     - name: web
       image: skiff.local/busybox:1.35
-      command: [sh, -c, "mkdir -p /www; echo served > /www/index.html; exec httpd -f -p 8080 -h /www"]
+      command: [sh, -c, "mkdir -p /www; ln -s /bin/busybox /bin/tar; echo served > /www/index.html; exec httpd -f -p 8080 -h /www"]
     - name: reader
       image: skiff.local/busybox:1.35
       stdin: true
@@ -68,24 +66,25 @@ fn commands(cluster: &Cluster, way: &str) {
     assert_eq!((code.as_str(), said.len()), ("0", 3_000_000));
     let (code, _, complained) = run(cluster, way, "", "exec web -c web -- nothing-of-that-name");
     assert!(code != "0" && complained.contains("nothing-of-that-name"), "{code}: {complained}");
-    // A terminal has a size, and a command in it knows that it has one.
-    let terminal = "script --quiet --return --command \"stty rows 33 cols 77;";
-    let (code, said, complained) =
-        run(cluster, terminal, "", "exec -it web -c web -- sh -c 'tty; stty size'\"");
-    assert_eq!(code, "0", "{complained}");
-    assert!(said.contains("/dev/pts/") && said.contains("33 77"), "{said}");
-    let (code, said, complained) = run(
-        cluster,
-        way,
-        "echo something |",
-        "attach -i web -c reader --pod-running-timeout=5s & sleep 3; kill $!; wait $!; true #",
+    // A terminal has a size, which comes when the command has begun.
+    let kubectl = format!("env {way} out/bin/kubectl --kubeconfig {}", cluster.kubeconfig().display());
+    let script = cluster.state().join("terminal.sh");
+    let line = format!(
+        "stty rows 33 cols 77; {kubectl} exec -it web -c web -- sh -c 'tty; until stty size 2>/dev/null | grep 33; do usleep 20000; done'\n"
     );
-    assert!(said.contains("heard something"), "{code}: {said} {complained}");
+    std::fs::write(&script, line).expect("a file");
+    let said = cluster
+        .inside(&format!("timeout 60 script --quiet --return --command 'sh {}' /dev/null", script.display()));
+    assert!(said.contains("/dev/pts/") && said.contains("33 77"), "{way}: {said}");
+    // It goes on until the client has had enough: its input is not the container's only one.
+    let attach = "attach --quiet -i web -c reader";
+    let said = cluster.inside(&format!("(echo something; sleep 3) | timeout 5 {kubectl} {attach}; true"));
+    assert!(said.contains("heard something"), "{way}: {said}");
 }
 
 fn forwards(cluster: &Cluster, way: &str) {
     let kubeconfig = cluster.kubeconfig();
-    let kubectl = format!("{way} out/bin/kubectl --kubeconfig {}", kubeconfig.display());
+    let kubectl = format!("env {way} out/bin/kubectl --kubeconfig {}", kubeconfig.display());
     let log = cluster.state().join("forward");
     // Each answer is a connection of its own within one stream; then it ends with its process.
     let line = format!(
@@ -112,19 +111,16 @@ fn files(cluster: &Cluster) {
 
 /// Short streams leave nothing behind.
 fn many(cluster: &Cluster) {
-    let server = cluster.process("skiff (server|kube-apiserver)").expect("the server's process");
+    let server = cluster.process("skiff (server|kube-apiserver) ").expect("the server's process");
     let open = || {
         let line = format!("ls /proc/{server}/fd | wc -l");
         cluster.inside(&line).trim().parse::<i64>().expect("a number")
     };
     let before = open();
     let kubectl = format!("out/bin/kubectl --kubeconfig {}", cluster.kubeconfig().display());
-    let begun = Instant::now();
     let said = cluster.inside(&format!(
         "seq 1 200 | xargs -P 4 -I N {kubectl} exec web -c web -- echo N | sort -n | uniq | wc -l"
     ));
     assert_eq!(said.trim(), "200");
-    println!("200 commands in {:.1} s", begun.elapsed().as_secs_f64());
     until(30, "as many open files as before", || open() <= before + 8);
-    assert!(begun.elapsed() < Duration::from_secs(300));
 }

@@ -1,9 +1,10 @@
-// The official JavaScript client: every verb, patches of each kind, a watch and an informer.
+// The official JavaScript client: every verb, patches of each kind, a watch, an informer, and a command in a container.
 // node crud.mjs KUBECONFIG FOLDER_OF_NODE_MODULES
 
 import assert from 'node:assert/strict';
 import { createRequire } from 'node:module';
 import path from 'node:path';
+import { Readable, Writable } from 'node:stream';
 import { setTimeout as pause } from 'node:timers/promises';
 
 const [kubeconfig, folder] = process.argv.slice(2).map((name) => path.resolve(name));
@@ -114,6 +115,26 @@ const secret = { apiVersion: 'v1', kind: 'Secret', metadata: { name, namespace }
 await objects.create(secret);
 assert.equal((await objects.read(secret)).data.a, 'Yg==');
 await objects.delete(secret);
+
+// A command in a container: what goes in comes out, apart from what it complains about, and how it ends is told.
+const spec = { terminationGracePeriodSeconds: 0, containers: [{ name: 'c', image: 'skiff.local/busybox:1.35', command: ['sleep', '1000'] }] };
+await core.createNamespacedPod({ namespace, body: { metadata: { name }, spec } });
+await until('the pod runs', async () => (await core.readNamespacedPod({ namespace, name })).status.phase === 'Running');
+// Its end would be the end of the connection, in the versions of the protocol before the fifth.
+const input = new Readable({ read() {} });
+input.push('hello\n');
+const heard = { out: '', err: '' };
+const into = (stream) => new Writable({ write(chunk, _, done) { heard[stream] += chunk; done(); } });
+const status = await new Promise((resolve, reject) => {
+  new k8s.Exec(config)
+    .exec(namespace, name, 'c', ['sh', '-c', 'read -r line; echo "heard $line"; echo oh >&2; exit 3'],
+      into('out'), into('err'), input, false, resolve)
+    .catch(reject);
+});
+assert.equal(status.status, 'Failure');
+assert.equal(status.details.causes[0].message, '3');
+assert.deepEqual(heard, { out: 'heard hello\n', err: 'oh\n' });
+await core.deleteNamespacedPod({ namespace, name });
 
 const version = await config.makeApiClient(k8s.VersionApi).getCode();
 assert.match(version.gitVersion, /^v1\.37\./);

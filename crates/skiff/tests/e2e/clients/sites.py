@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 
-from kubernetes import client, config, watch
+from kubernetes import client, config, stream, watch
 from kubernetes.client.exceptions import ApiException
 
 NAMESPACE = "sites"
@@ -192,6 +192,14 @@ def main():
         assert MANAGER in owners, owners
     replicas = apps.read_namespaced_deployment("one", NAMESPACE).spec.replicas
     assert replicas == 1, replicas
+
+    # What a pod of a site is asked, it answers.
+    pod = core.list_namespaced_pod(NAMESPACE, label_selector="site=one").items[0].metadata.name
+    command = ["sh", "-c", "echo out; echo err >&2; exit 5"]
+    shell = stream.stream(core.connect_get_namespaced_pod_exec, pod, NAMESPACE, command=command, stdin=False,
+                          stdout=True, stderr=True, tty=False, _preload_content=False)
+    shell.run_forever(timeout=30)
+    assert (shell.read_stdout(), shell.read_stderr(), shell.returncode) == ("out\n", "err\n", 5), shell.returncode
 
     core.delete_collection_namespaced_config_map(NAMESPACE, label_selector=LABEL)
     wait(operator, "all sites go", lambda: not apps.list_namespaced_deployment(NAMESPACE).items and

@@ -6,6 +6,7 @@ mod identities;
 mod join;
 mod limits;
 mod nodes;
+mod operator;
 mod proxies;
 mod streams;
 mod tunnels;

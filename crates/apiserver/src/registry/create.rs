@@ -71,6 +71,9 @@ pub async fn create_object(
     if admission.mutate(server, Some(&mut object), warnings).await? {
         prepare(call, &mut object)?;
         meta::metadata_mut(&mut object).remove("managedFields");
+    } else {
+        // The state of a new object follows from what admission filled in, as a pod's class does from limits.
+        (call.stored.rules.prepare_create)(&mut object);
     }
     decode::default(&call.stored, &mut object);
     let generated = meta::name(&object).is_empty() && !meta::generate_name(&object).is_empty();

@@ -126,8 +126,6 @@ fn container_status(inputs: &Inputs<'_>, container: &ContainerSpec, init: bool) 
     } else {
         started && (container.readiness_probe.is_none() || probed.is_some_and(|probed| probed.ready))
     };
-    let resources =
-        container.resources.clone().filter(|found| found.limits.is_some() || found.requests.is_some());
     ContainerStatus {
         name: container.name.clone(),
         image: newest.image.clone(),
@@ -138,8 +136,7 @@ fn container_status(inputs: &Inputs<'_>, container: &ContainerSpec, init: bool) 
         started: Some(started),
         state: Some(state),
         last_state: Some(last_state),
-        allocated_resources: resources.as_ref().and_then(|resources| resources.requests.clone()),
-        resources,
+        // No `resources`: a kubelet that reports them promises to follow `pods/resize` (KEP-1287), and this one cannot.
         ..ContainerStatus::default()
     }
 }

@@ -6,6 +6,7 @@ pub(crate) mod containers;
 pub(crate) mod defaults;
 mod ephemeral;
 pub(crate) mod handlers;
+mod resize;
 pub(crate) mod scheduling;
 pub(crate) mod security;
 pub(crate) mod status;
@@ -28,7 +29,7 @@ pub(crate) fn rules() -> Rules {
         validate_status_update: update::validate_status,
         prepare_create,
         graceful_delete: Some(grace_period),
-        parts: &[ephemeral::PART],
+        parts: &[ephemeral::PART, resize::PART],
         ..Rules::default()
     }
 }

@@ -1,6 +1,6 @@
 //! Limits of a namespace from outside: defaults come before quotas, levels are kept, and what is refused costs nothing.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Cluster, admin};
 
@@ -42,6 +42,7 @@ async fn a_namespace_with_limits() {
     let made = cluster.must(&admin, "POST", &pods, Some(&pod("good", false, ""))).await;
     let resources = &made["spec"]["containers"][0]["resources"];
     assert_eq!(*resources, json!({"limits": {"cpu": "200m"}, "requests": {"cpu": "100m"}}));
+    assert_eq!(made["status"]["qosClass"], "Burstable", "by what it got");
     let why = cluster.refused(&admin, 403, "POST", &pods, Some(&pod("late", false, ""))).await;
     assert_eq!(
         why,
@@ -49,4 +50,43 @@ async fn a_namespace_with_limits() {
     );
     let quota = cluster.must(&admin, "GET", &path, None).await;
     assert_eq!(quota["status"]["used"], json!({"pods": "1", "limits.cpu": "200m"}));
+    resizes(&cluster, made).await;
+}
+
+/// What a pod has may change within the limits of its namespace, and its quota is charged the difference.
+async fn resizes(cluster: &Cluster, mut pod: Value) {
+    let path = format!("{NAMESPACE}/pods/good/resize");
+    pod["spec"]["containers"][0]["resources"]["limits"]["cpu"] = json!("2");
+    let why = cluster.refused(&admin(), 403, "PUT", &path, Some(&pod)).await;
+    assert_eq!(why, "pods \"good\" is forbidden: maximum cpu usage per Container is 1, but limit is 2");
+    pod["spec"]["containers"][0]["resources"]["limits"]["cpu"] = json!("900m");
+    pod["spec"]["containers"][0]["image"] = json!("another");
+    pod["metadata"]["labels"] = json!({"a": "b"});
+    let made = cluster.must(&admin(), "PUT", &path, Some(&pod)).await;
+    let container = &made["spec"]["containers"][0];
+    assert_eq!(container["resources"], json!({"limits": {"cpu": "900m"}, "requests": {"cpu": "100m"}}));
+    assert_eq!((&container["image"], &made["metadata"]["generation"]), (&json!("i"), &json!(2)));
+    let used = async || {
+        let quota = cluster.must(&admin(), "GET", &format!("{NAMESPACE}/resourcequotas/q"), None).await;
+        quota["status"]["used"]["limits.cpu"].clone()
+    };
+    assert_eq!(used().await, "900m");
+    let hard = json!({"limits.cpu": "950m"});
+    let mut quota = cluster.must(&admin(), "GET", &format!("{NAMESPACE}/resourcequotas/q"), None).await;
+    quota["spec"] = json!({"hard": hard});
+    quota["status"]["hard"] = hard;
+    for part in ["", "/status"] {
+        let path = format!("{NAMESPACE}/resourcequotas/q{part}");
+        quota["metadata"]["resourceVersion"] = Value::Null;
+        cluster.must(&admin(), "PUT", &path, Some(&quota)).await;
+    }
+    // The newest quota, before anything is judged by it.
+    assert_eq!(used().await, "900m");
+    let mut pod = made;
+    pod["spec"]["containers"][0]["resources"]["limits"]["cpu"] = json!("1");
+    let why = cluster.refused(&admin(), 403, "PUT", &path, Some(&pod)).await;
+    let wanted =
+        "exceeded quota: q, requested: limits.cpu=100m, used: limits.cpu=900m, limited: limits.cpu=950m";
+    assert_eq!(why, format!("pods \"good\" is forbidden: {wanted}"));
+    assert_eq!(used().await, "900m", "what is refused costs nothing");
 }

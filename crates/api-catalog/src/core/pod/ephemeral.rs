@@ -8,23 +8,14 @@ use serde_json::Value;
 use super::validate;
 use crate::at::At;
 use crate::check;
-use crate::fill::set;
+use crate::fill::keep_old;
 
 pub(crate) const PART: Part = Part { name: "ephemeralcontainers", prepare, validate: added };
 
-/// Nothing else of the spec changes, and no status.
+/// Nothing else changes.
 fn prepare(new: &mut Value, old: &Value) {
-    let wanted = new["spec"]["ephemeralContainers"].take();
-    for field in ["spec", "status"] {
-        api_machinery::resource::copy_field(new, old, field);
-    }
-    if let Some(spec) = new.get_mut("spec").filter(|spec| spec.is_object()) {
-        if wanted.is_null() {
-            crate::fill::remove(spec, "ephemeralContainers");
-        } else {
-            set(spec, "ephemeralContainers", wanted);
-        }
-    }
+    let wanted = super::restored(new, old);
+    keep_old(&mut new["spec"], &wanted, "ephemeralContainers");
 }
 
 fn added(new: &Value, old: &Value, e: &mut Errors) {

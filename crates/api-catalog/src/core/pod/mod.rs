@@ -14,11 +14,11 @@ pub(crate) mod update;
 pub(crate) mod validate;
 pub(crate) mod volumes;
 
-use api_machinery::resource::{Rules, Selectable, drop_status};
+use api_machinery::resource::{Rules, Selectable, copy_field, drop_status};
 use serde_json::{Value, json};
 
 use crate::entry::{selectable as plain, selectable_flag};
-use crate::fill::{set, text};
+use crate::fill::{keep_old, set, text};
 
 pub(crate) fn rules() -> Rules {
     Rules {
@@ -59,6 +59,19 @@ fn prepare_create(pod: &mut Value) {
             "lastTransitionTime": null});
         set(&mut pod["status"], "conditions", json!([condition]));
     }
+}
+
+/// Makes of a pod what it was, for subresources through which one part of its spec changes; gives back the spec that was sent.
+/// Who may change that part may not label the pod, or hold it.
+fn restored(new: &mut Value, old: &Value) -> Value {
+    let wanted = new["spec"].take();
+    for field in ["spec", "status"] {
+        copy_field(new, old, field);
+    }
+    for field in ["labels", "annotations", "ownerReferences", "finalizers"] {
+        keep_old(&mut new["metadata"], &old["metadata"], field);
+    }
+    wanted
 }
 
 /// How long a pod may take to end: at once if nothing runs.

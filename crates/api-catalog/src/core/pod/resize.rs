@@ -5,7 +5,7 @@
 
 use api_machinery::field::Errors;
 use api_machinery::meta;
-use api_machinery::resource::{Part, copy_field};
+use api_machinery::resource::Part;
 use serde_json::Value;
 
 use super::{status, validate};
@@ -19,13 +19,10 @@ const LISTS: [&str; 2] = ["containers", "initContainers"];
 const ONLY: &str = "only cpu and memory resources are mutable";
 const ONLY_SIDECARS: &str = "only cpu and memory resources for sidecar containers are mutable";
 
-/// Nothing but resources and their policies is taken over, by the names of containers, and no status.
+/// Nothing but resources and their policies is taken over, by the names of containers.
 fn prepare(new: &mut Value, old: &Value) {
-    let wanted = new["spec"].take();
-    for field in ["spec", "status"] {
-        copy_field(new, old, field);
-    }
-    let Some(spec) = new.get_mut("spec").filter(|spec| spec.is_object()) else { return };
+    let wanted = super::restored(new, old);
+    let spec = &mut new["spec"];
     keep_old(spec, &wanted, "resources");
     for list in LISTS {
         for container in each_mut(spec, list) {

@@ -253,4 +253,17 @@ async fn secrets_that_an_account_does_not_list_stay_out_of_its_pods() {
     let message = cluster.refused(&admin(), 403, "PUT", &path, Some(&late)).await;
     assert_eq!(message, format!("pods \"a\" is forbidden: ephemeral container e with envFrom {because}"));
     assert_eq!(cluster.must(&admin(), "GET", &path, None).await, before, "nothing is changed");
+    late["spec"]["ephemeralContainers"] = json!([{"name": "e", "image": "i"}]);
+    for field in ["labels", "annotations"] {
+        late["metadata"][field] = json!({"a": "b"});
+    }
+    late["metadata"]["finalizers"] = json!(["a/b"]);
+    let after = cluster.must(&admin(), "PUT", &path, Some(&late)).await;
+    assert_eq!(after["spec"]["ephemeralContainers"][0]["name"], "e");
+    for field in ["labels", "annotations", "finalizers"] {
+        assert_eq!(
+            after["metadata"][field], before["metadata"][field],
+            "who may add containers may not change {field}"
+        );
+    }
 }

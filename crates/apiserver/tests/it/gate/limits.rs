@@ -66,6 +66,7 @@ async fn resizes(cluster: &Cluster, mut pod: Value) {
     let container = &made["spec"]["containers"][0];
     assert_eq!(container["resources"], json!({"limits": {"cpu": "900m"}, "requests": {"cpu": "100m"}}));
     assert_eq!((&container["image"], &made["metadata"]["generation"]), (&json!("i"), &json!(2)));
+    assert_eq!(made["metadata"]["labels"], Value::Null, "who may resize may not label");
     let used = async || {
         let quota = cluster.must(&admin(), "GET", &format!("{NAMESPACE}/resourcequotas/q"), None).await;
         quota["status"]["used"]["limits.cpu"].clone()

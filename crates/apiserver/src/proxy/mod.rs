@@ -1,7 +1,7 @@
 //! Requests that are passed on to what runs in the cluster: `proxy` of pods, Services and nodes, streams of pods, and logs.
 //!
-//! Who is asked, `target`, `streams` and `kubelet` say; which way, `egress`. What passes is not looked into: no redirect is followed, no
-//! page rewritten, and an upgraded connection is bytes in both directions.
+//! Who is asked, `target`, `streams` and `kubelet` say; which way, `egress`. What passes is not looked into: no redirect is
+//! followed, no page rewritten, and an upgraded connection is bytes in both directions.
 
 pub(crate) mod headers;
 mod kubelet;
@@ -108,7 +108,7 @@ async fn admit(server: &ApiServer, call: &ResourceCall, tail: &str) -> Result<Ve
     let kind = others.iter().find(|other| other.name == call.info.subresource.as_str());
     let kind = kind.map(|entry| &*entry.kind).unwrap_or_default();
     let mut options = match streams::is_stream(&call.info.subresource) {
-        true => streams::options(call, kind),
+        true => streams::options(call, kind)?,
         false => json!({"kind": kind, "apiVersion": "v1", "path": tail}),
     };
     let admission =

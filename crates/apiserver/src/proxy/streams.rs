@@ -28,15 +28,18 @@ pub async fn authorize(server: &ApiServer, call: &ResourceCall) -> Result<(), Ap
 }
 
 /// The options of a call as admission sees them.
-pub fn options(call: &ResourceCall, kind: &str) -> Value {
+///
+/// # Errors
+/// A port is no number.
+pub fn options(call: &ResourceCall, kind: &str) -> Result<Value, ApiError> {
     let query = &call.query;
     let mut options = json!({"kind": kind, "apiVersion": "v1"});
     if call.info.subresource == "portforward" {
-        let ports: Vec<i64> = query.all("ports").filter_map(|port| port.parse().ok()).collect();
+        let ports = query.integers("ports")?;
         if !ports.is_empty() {
             options["ports"] = ports.into();
         }
-        return options;
+        return Ok(options);
     }
     for field in ["stdin", "stdout", "stderr", "tty"] {
         if query.flag(field) {
@@ -49,7 +52,7 @@ pub fn options(call: &ResourceCall, kind: &str) -> Value {
     if call.info.subresource == "exec" {
         options["command"] = query.all("command").collect::<Vec<_>>().into();
     }
-    options
+    Ok(options)
 }
 
 /// What a call comes to.
@@ -60,7 +63,7 @@ pub async fn of(server: &ApiServer, call: &ResourceCall) -> Result<Request, ApiE
     let (namespace, name) = (encode(meta::namespace(&pod)), encode(meta::name(&pod)));
     let (query, mut pairs): (_, Vec<(&str, String)>) = (&call.query, Vec::new());
     let path = if call.info.subresource == "portforward" {
-        pairs.extend(query.all("ports").map(|port| ("port", port.to_owned())));
+        pairs.extend(query.integers("ports")?.iter().map(|port| ("port", port.to_string())));
         format!("/portForward/{namespace}/{name}")
     } else {
         let container = encode(&container(call, &pod)?);

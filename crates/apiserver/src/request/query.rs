@@ -2,6 +2,8 @@
 //!
 //! Unknown parameters are ignored, as upstream does (`pretty` among them); known ones must make sense.
 
+use std::num::{IntErrorKind, ParseIntError};
+
 use api_machinery::field::{Errors, Path, is_printable};
 use api_machinery::status::{ApiError, Reason};
 use api_machinery::structural::FieldValidation;
@@ -65,17 +67,24 @@ impl Query {
     pub fn integer(&self, key: &str) -> Result<Option<i64>, ApiError> {
         match self.get(key) {
             None | Some("") => Ok(None),
-            Some(text) => text.parse().map(Some).map_err(|error: std::num::ParseIntError| {
-                let why = match error.kind() {
-                    std::num::IntErrorKind::PosOverflow | std::num::IntErrorKind::NegOverflow => {
-                        "value out of range"
-                    }
-                    _ => "invalid syntax",
-                };
-                ApiError::bad_request(format!("{key}: strconv.ParseInt: parsing {text:?}: {why}"))
-            }),
+            Some(text) => number(key, text).map(Some),
         }
     }
+
+    /// All values of an integer parameter.
+    pub fn integers(&self, key: &str) -> Result<Vec<i64>, ApiError> {
+        self.all(key).map(|text| number(key, text)).collect()
+    }
+}
+
+fn number(key: &str, text: &str) -> Result<i64, ApiError> {
+    text.parse().map_err(|error: ParseIntError| {
+        let why = match error.kind() {
+            IntErrorKind::PosOverflow | IntErrorKind::NegOverflow => "value out of range",
+            _ => "invalid syntax",
+        };
+        ApiError::bad_request(format!("{key}: strconv.ParseInt: parsing {text:?}: {why}"))
+    })
 }
 
 fn decode(raw: &str) -> Result<String, ApiError> {

@@ -74,6 +74,8 @@ async fn what_is_no_stream_says_why() {
     let several =
         "a container name must be specified for pod p, choose one of: [plain redirect waiting broken stream]";
     assert_eq!(refused("attach?stdout=1", &SPDY).await, no(400, several, true));
+    let port = "ports: strconv.ParseInt: parsing \"0x50\": invalid syntax";
+    assert_eq!(refused("portforward?ports=80&ports=0x50", &SPDY).await, no(400, port, true));
     assert!(machine.kubelet.asked.lock().expect("notes").is_empty(), "the kubelet was asked nothing");
     // What the kubelet says against it is told, and nothing that is sent behind it is read.
     let answer = refused("exec?container=broken&command=a&stdout=1", &SPDY).await;

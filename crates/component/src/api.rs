@@ -59,7 +59,7 @@ decoded_here! {
     coordination::v1 { Lease }
     core::v1 {
         ConfigMap, Endpoints, Event, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod,
-        ResourceQuota, Secret, Service, ServiceAccount,
+        ReplicationController, ResourceQuota, Secret, Service, ServiceAccount,
     }
     discovery::v1 { EndpointSlice }
     policy::v1 { PodDisruptionBudget }

@@ -7,12 +7,12 @@ use component::Context;
 use component::api::Object;
 use component::informer::{Index, Informer, Selection};
 use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::api::apps::v1::{ControllerRevision, Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Endpoints, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, ResourceQuota,
-    Secret, Service, ServiceAccount,
+    ConfigMap, Endpoints, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod,
+    ReplicationController, ResourceQuota, Secret, Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -40,7 +40,10 @@ pub struct Informers {
     pub pods_by_claim: Index<Pod>,
     pub replica_sets: Informer<ReplicaSet>,
     pub replica_sets_by_owner: ByOwner<ReplicaSet>,
+    pub replication_controllers: Informer<ReplicationController>,
+    pub replication_controllers_by_owner: ByOwner<ReplicationController>,
     pub deployments: Informer<Deployment>,
+    pub daemon_sets: Informer<DaemonSet>,
     pub stateful_sets: Informer<StatefulSet>,
     pub controller_revisions: Informer<ControllerRevision>,
     pub controller_revisions_by_owner: ByOwner<ControllerRevision>,
@@ -76,6 +79,7 @@ impl Informers {
         let secrets = Api::namespaced(context.client.clone(), bootstrap_tokens::NAMESPACE);
         let pods = everywhere(context, Selection::default());
         let replica_sets = everywhere(context, Selection::default());
+        let replication_controllers = everywhere(context, Selection::default());
         let controller_revisions = everywhere(context, Selection::default());
         Self {
             pods_by_node: indices::by_node(&pods),
@@ -85,7 +89,10 @@ impl Informers {
             pods,
             replica_sets_by_owner: ByOwner::of(&replica_sets),
             replica_sets,
+            replication_controllers_by_owner: ByOwner::of(&replication_controllers),
+            replication_controllers,
             deployments: everywhere(context, Selection::default()),
+            daemon_sets: everywhere(context, Selection::default()),
             stateful_sets: everywhere(context, Selection::default()),
             controller_revisions_by_owner: ByOwner::of(&controller_revisions),
             controller_revisions,

@@ -5,6 +5,7 @@
 
 pub mod bootstrap_tokens;
 pub mod certificates;
+pub mod daemon_set;
 pub mod deployment;
 pub mod disruption;
 pub mod endpoints;
@@ -27,6 +28,7 @@ mod claim;
 mod expectations;
 mod indices;
 mod informers;
+mod pod_control;
 mod resources;
 mod revisions;
 mod selection;
@@ -63,8 +65,10 @@ pub async fn run(context: Context, config: Config) {
     let informers = Informers::start(&context);
     let on = |name: &str| config.controllers.has(name);
     type Start = fn(&Context, &Informers);
-    let simple: [(&str, Start); 14] = [
+    let simple: [(&str, Start); 16] = [
         ("replicaset-controller", replicaset::start),
+        ("replicationcontroller-controller", replicaset::start_replication),
+        ("daemonset-controller", daemon_set::start),
         ("deployment-controller", deployment::start),
         ("statefulset-controller", stateful_set::start),
         ("disruption-controller", disruption::start),

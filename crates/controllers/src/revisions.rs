@@ -1,23 +1,31 @@
 //! What a controller's pod template was, kept as ControllerRevisions: `kubectl rollout history` and `undo` read them, and a
 //! pod names the one that it was made from in a label.
 //!
-//! Choosing and naming are pure; who writes them, and when, is the controllers' own.
+//! Choosing and naming are pure; [`Archive`] writes them.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use component::api::Decode;
+use api_machinery::selector::LabelSelector;
+use component::api::{Decode, Object};
+use component::informer::Informer;
+use component::{Api, Context, ObjectKey};
 use k8s_openapi::api::apps::v1::ControllerRevision;
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use k8s_openapi::apimachinery::pkg::runtime::RawExtension;
+use kube::api::{DeleteParams, PostParams};
 use serde_json::{Value, json};
 
+use crate::Informers;
+use crate::answers;
+use crate::claim::{self, CannotAdopt};
 use crate::deployment;
+use crate::expectations::Expectations;
+use crate::indices::ByOwner;
 
-/// The label of pods that names their revision; of revisions, the hash in their name.
+/// The label of pods that names their revision, or its hash.
 pub(crate) const REVISION_LABEL: &str = "controller-revision-hash";
-const HASH_LABEL: &str = "controller.kubernetes.io/hash";
 
 /// A template as a revision holds it: a patch of its owner.
 fn data(template: &PodTemplateSpec) -> Value {
@@ -59,6 +67,7 @@ pub(crate) fn newest(
     template: &PodTemplateSpec,
     revisions: &[Arc<ControllerRevision>],
     collisions: i32,
+    hash_label: &str,
 ) -> Newest {
     let equal = |revision: &Arc<ControllerRevision>| {
         self::template(revision).is_some_and(|known| deployment::same_template(&known, template))
@@ -71,7 +80,7 @@ pub(crate) fn newest(
             let hash = deployment::template_hash(template, (collisions > 0).then_some(collisions));
             let mut labels =
                 template.metadata.as_ref().and_then(|metadata| metadata.labels.clone()).unwrap_or_default();
-            labels.insert(HASH_LABEL.to_owned(), hash.clone());
+            labels.insert(hash_label.to_owned(), hash.clone());
             Newest::Create(Box::new(ControllerRevision {
                 metadata: ObjectMeta {
                     name: Some(format!("{}-{hash}", owner.name.as_deref().unwrap_or_default())),
@@ -84,6 +93,151 @@ pub(crate) fn newest(
                 data: RawExtension(data(template)),
             }))
         }
+    }
+}
+
+/// The revisions of an owner.
+#[derive(Debug)]
+pub(crate) struct History {
+    /// All of them, oldest first.
+    pub all: Vec<Arc<ControllerRevision>>,
+    /// The one that holds the owner's template.
+    pub newest: Arc<ControllerRevision>,
+}
+
+/// What came of making the newest revision hold the template.
+#[derive(Debug)]
+pub(crate) enum Kept {
+    History(History),
+    /// The name of the new one is taken by something else: the owner is to count that, and it is tried with another name.
+    Collision,
+    /// The namespace is being deleted.
+    Ending,
+}
+
+/// The revisions of all owners of one kind.
+pub(crate) struct Archive {
+    client: kube::Client,
+    revisions: Informer<ControllerRevision>,
+    by_owner: ByOwner<ControllerRevision>,
+    /// Writes of revisions, by owner.
+    writes: Expectations,
+    /// The label of a revision that has the hash in its name.
+    hash_label: &'static str,
+}
+
+impl Archive {
+    pub(crate) fn new(context: &Context, informers: &Informers, hash_label: &'static str) -> Self {
+        Self {
+            client: context.client.clone(),
+            revisions: informers.controller_revisions.clone(),
+            by_owner: informers.controller_revisions_by_owner.clone(),
+            writes: Expectations::default(),
+            hash_label,
+        }
+    }
+
+    /// Whether the cache shows what was written for an owner.
+    pub(crate) fn met(&self, key: &ObjectKey) -> bool {
+        self.writes.met(key, self.revisions.revision(), |_| false)
+    }
+
+    /// The owner is gone for good.
+    pub(crate) fn forget(&self, key: &ObjectKey) {
+        self.writes.forget(key);
+    }
+
+    /// Makes the newest of the owner's revisions hold its template.
+    pub(crate) async fn keep<O>(
+        &self,
+        key: &ObjectKey,
+        owner: &O,
+        selector: &LabelSelector,
+        template: &PodTemplateSpec,
+        collisions: i32,
+    ) -> Result<Kept, CannotAdopt>
+    where
+        O: Object + kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
+    {
+        let api: Api<ControllerRevision> = Api::namespaced(self.client.clone(), &key.namespace);
+        let known = self.by_owner.claimable(owner.meta());
+        let claims = claim::sort(owner.meta(), selector, &known);
+        let wrote = |revision: &ControllerRevision| self.writes.wrote(key, revision);
+        let owners = Api::namespaced(self.client.clone(), &key.namespace);
+        let mut all = claim::settle(&owners, owner, &api, claims, wrote).await?;
+        sort(&mut all);
+        let reference = claim::owner_reference(owner);
+        let newest = match newest(owner.meta(), reference, template, &all, collisions, self.hash_label) {
+            Newest::Is(newest) => newest,
+            Newest::Renumber(revision, number) => {
+                let name = revision.metadata.name.as_deref().unwrap_or_default();
+                let changed = ControllerRevision { revision: Some(number), ..(*revision).clone() };
+                let written = api.replace(name, &PostParams::default(), &changed).await?;
+                self.writes.wrote(key, &written);
+                let written = Arc::new(written);
+                all.retain(|one| one.metadata.name != written.metadata.name);
+                all.push(written.clone());
+                written
+            }
+            Newest::Create(made) => match self.create(key, owner.meta(), &api, &made).await? {
+                Ok(created) => {
+                    all.push(created.clone());
+                    created
+                }
+                Err(without) => return Ok(without),
+            },
+        };
+        Ok(Kept::History(History { all, newest }))
+    }
+
+    /// Creates a revision, or finds that an earlier pass did.
+    async fn create(
+        &self,
+        key: &ObjectKey,
+        owner: &ObjectMeta,
+        api: &Api<ControllerRevision>,
+        made: &ControllerRevision,
+    ) -> kube::Result<Result<Arc<ControllerRevision>, Kept>> {
+        let error = match api.create(&PostParams::default(), made).await {
+            Ok(created) => {
+                self.writes.wrote(key, &created);
+                return Ok(Ok(Arc::new(created)));
+            }
+            Err(error) => error,
+        };
+        if answers::namespace_terminates(&error) {
+            return Ok(Err(Kept::Ending));
+        }
+        if !answers::is_already_exists(&error) {
+            return Err(error);
+        }
+        let name = made.metadata.name.as_deref().unwrap_or_default();
+        let Some(live) = api.get_opt(name).await? else { return Err(error) };
+        let uid = owner.uid.as_deref().unwrap_or_default();
+        if claim::is_controlled_by(&live.metadata, uid) && self::template(&live) == self::template(made) {
+            self.writes.wrote(key, &live);
+            return Ok(Ok(Arc::new(live)));
+        }
+        Ok(Err(Kept::Collision))
+    }
+
+    /// Deletes revisions beyond the limit that are not used.
+    pub(crate) async fn prune(
+        &self,
+        key: &ObjectKey,
+        history: &History,
+        used: &BTreeSet<String>,
+        limit: i32,
+    ) -> kube::Result<()> {
+        let api: Api<ControllerRevision> = Api::namespaced(self.client.clone(), &key.namespace);
+        for revision in forgettable(&history.all, used, limit) {
+            let name = revision.metadata.name.as_deref().unwrap_or_default();
+            match api.delete(name, &DeleteParams::default()).await {
+                Err(error) if !answers::is_not_found(&error) => return Err(error),
+                Ok(_) | Err(_) => {}
+            }
+        }
+        Ok(())
     }
 }
 
@@ -113,7 +267,7 @@ mod tests {
 
     fn find(image: &str, known: &[Arc<ControllerRevision>]) -> Newest {
         let owner = ObjectMeta { name: Some("db".to_owned()), ..ObjectMeta::default() };
-        newest(&owner, OwnerReference::default(), &template_of(image), known, 0)
+        newest(&owner, OwnerReference::default(), &template_of(image), known, 0, "hash")
     }
 
     fn created(image: &str, known: &[Arc<ControllerRevision>]) -> Arc<ControllerRevision> {

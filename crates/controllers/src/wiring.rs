@@ -10,8 +10,7 @@ use component::informer::{Change, Informer};
 use component::queue::Queue;
 use component::{Context, ObjectKey};
 use futures::future::{BoxFuture, FutureExt, join_all};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
-use pod_rules::labels;
+use pod_rules::labels::Labels;
 
 use crate::claim;
 use crate::resources::Resources;
@@ -72,7 +71,7 @@ pub(crate) fn wake_by_dependents<O, D>(
     queue: &Queue<ObjectKey>,
     owners: &Informer<O>,
     dependents: &Informer<D>,
-    selector: fn(&O) -> &LabelSelector,
+    selects: fn(&O, Option<&Labels>) -> bool,
 ) where
     O: Object + kube::Resource<DynamicType = ()>,
     D: Object,
@@ -87,7 +86,7 @@ pub(crate) fn wake_by_dependents<O, D>(
                     keys.add(ObjectKey::new(namespace, owner.name.clone()));
                 }
                 None if change.new.is_some() => {
-                    let might = |owner: &O| labels::selects(Some(selector(owner)), meta.labels.as_ref());
+                    let might = |owner: &O| selects(owner, meta.labels.as_ref());
                     let adopters = owners.in_namespace(&namespace).into_iter().filter(|owner| might(owner));
                     adopters.for_each(|owner| keys.add(ObjectKey::of(&*owner)));
                 }

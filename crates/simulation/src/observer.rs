@@ -11,8 +11,9 @@ use crate::laws::Laws;
 use crate::scenario::{Condition, Operator, Test};
 
 /// Where objects are stored whose folder is not named as scenarios name their kind: folder and kind.
-const FOLDERS: [(&str, &str); 13] = [
+const FOLDERS: &[(&str, &str)] = &[
     ("controllerrevisions", "apps/controllerrevisions"),
+    ("controllers", "replicationcontrollers"),
     ("daemonsets", "apps/daemonsets"),
     ("deployments", "apps/deployments"),
     ("endpointslices", "discovery.k8s.io/endpointslices"),

@@ -36,6 +36,7 @@ pub struct Failed {
 const KINDS: &[(&str, &str, &str, bool)] = &[
     ("pods", "Pod", "/api/v1", true),
     ("services", "Service", "/api/v1", true),
+    ("replicationcontrollers", "ReplicationController", "/api/v1", true),
     ("configmaps", "ConfigMap", "/api/v1", true),
     ("nodes", "Node", "/api/v1", false),
     ("namespaces", "Namespace", "/api/v1", false),

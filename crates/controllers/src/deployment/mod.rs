@@ -108,7 +108,9 @@ pub fn start(context: &Context, informers: &Informers) {
 fn wake(queue: &Queue<ObjectKey>, informers: &Informers) {
     let (deployments, sets) = (&informers.deployments, &informers.replica_sets);
     wiring::wake_by(queue, deployments);
-    wiring::wake_by_dependents(queue, deployments, sets, |deployment| &deployment.spec.selector);
+    wiring::wake_by_dependents(queue, deployments, sets, |deployment, labels| {
+        labels::selects(Some(&deployment.spec.selector), labels)
+    });
     let (keys, sets) = (queue.clone(), sets.clone());
     informers.pods.on_change(move |change: Change<'_, Pod>| {
         let ended = |pod: &Arc<Pod>| pod_rules::status::is_terminal(pod);

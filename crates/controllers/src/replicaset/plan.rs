@@ -8,10 +8,11 @@ use api_machinery::selector::LabelSelector;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetCondition, ReplicaSetStatus};
 use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
 use pod_rules::status;
 
 use crate::claim::{self, Claims};
+use crate::pod_control::Failure;
 
 /// Most pods that one pass makes or deletes.
 pub(crate) const BURST: usize = 500;
@@ -132,8 +133,8 @@ fn restarts(pod: &Pod) -> (i32, i32) {
     (most(&status.container_statuses), most(&status.init_container_statuses))
 }
 
-/// A new pod of the set; the server chooses the end of its name.
-pub(crate) fn new_pod(set: &ReplicaSet) -> Pod {
+/// A new pod of the set, which `owner` refers to; the server chooses the end of its name.
+pub(crate) fn new_pod(set: &ReplicaSet, owner: OwnerReference) -> Pod {
     let template = template(set);
     let from = template.metadata.unwrap_or_default();
     Pod {
@@ -143,7 +144,7 @@ pub(crate) fn new_pod(set: &ReplicaSet) -> Pod {
             labels: from.labels,
             annotations: from.annotations,
             finalizers: from.finalizers,
-            owner_references: Some(vec![claim::owner_reference(set)]),
+            owner_references: Some(vec![owner]),
             ..ObjectMeta::default()
         },
         spec: template.spec,
@@ -153,14 +154,6 @@ pub(crate) fn new_pod(set: &ReplicaSet) -> Pod {
 
 fn template(set: &ReplicaSet) -> PodTemplateSpec {
     set.spec.template.clone().unwrap_or_default()
-}
-
-/// What kept a pass from bringing the set to its size.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Failure {
-    /// `FailedCreate` or `FailedDelete`.
-    pub reason: &'static str,
-    pub message: String,
 }
 
 /// The set's status, from its active pods as they were before this pass.

@@ -7,7 +7,9 @@ use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetStatus};
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 
-use super::plan::{self, Failure, Scale};
+use super::plan::{self, Scale};
+use crate::claim;
+use crate::pod_control::Failure;
 
 fn now() -> Timestamp {
     "2026-03-01T12:00:00Z".parse().expect("a literal")
@@ -188,7 +190,8 @@ fn whose_pods() {
 
 #[test]
 fn a_new_pod_is_the_template_and_knows_its_owner() {
-    let pod = plan::new_pod(&set(json!({"replicas": 1})));
+    let set = set(json!({"replicas": 1}));
+    let pod = plan::new_pod(&set, claim::owner_reference(&set));
     assert_eq!(pod.metadata.generate_name.as_deref(), Some("web-1-"));
     assert_eq!(pod.metadata.labels.as_ref().map(|labels| labels.len()), Some(2));
     let owner = &pod.metadata.owner_references.expect("an owner")[0];

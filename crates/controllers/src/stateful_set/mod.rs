@@ -34,7 +34,7 @@ use crate::answers;
 use crate::claim::{self, CannotAdopt};
 use crate::expectations::{Expectations, NOT_SEEN};
 use crate::indices::ByOwner;
-use crate::revisions::{self, Newest};
+use crate::revisions::{self, Archive, History, Kept};
 use crate::wiring::{self, Cache};
 use plan::{Action, Revisions};
 
@@ -53,26 +53,18 @@ enum Error {
     Revision(String),
 }
 
-/// The set's revisions and what they hold.
-struct History {
-    all: Vec<Arc<ControllerRevision>>,
-    names: Revisions,
-}
-
 struct Controller {
     client: kube::Client,
     clock: Clock,
     sets: Informer<StatefulSet>,
     pods: Informer<Pod>,
-    revisions: Informer<ControllerRevision>,
     claims: Informer<PersistentVolumeClaim>,
     pods_by_owner: ByOwner<Pod>,
-    revisions_by_owner: ByOwner<ControllerRevision>,
+    archive: Archive,
     /// Writes of pods, by set.
     pod_writes: Expectations,
     /// Writes of the sets themselves.
     set_writes: Expectations,
-    revision_writes: Expectations,
     claim_writes: Expectations,
     events: Recorder,
 }
@@ -81,19 +73,19 @@ struct Controller {
 pub fn start(context: &Context, informers: &Informers) {
     let queue = Queue::new();
     wiring::wake_by(&queue, &informers.stateful_sets);
-    wiring::wake_by_dependents(&queue, &informers.stateful_sets, &informers.pods, |set| &set.spec.selector);
+    wiring::wake_by_dependents(&queue, &informers.stateful_sets, &informers.pods, |set, labels| {
+        labels::selects(Some(&set.spec.selector), labels)
+    });
     let controller = Arc::new(Controller {
         client: context.client.clone(),
         clock: context.clock.clone(),
         sets: informers.stateful_sets.clone(),
         pods: informers.pods.clone(),
-        revisions: informers.controller_revisions.clone(),
         claims: informers.persistent_volume_claims.clone(),
         pods_by_owner: informers.pods_by_owner.clone(),
-        revisions_by_owner: informers.controller_revisions_by_owner.clone(),
+        archive: Archive::new(context, informers, "controller.kubernetes.io/hash"),
         pod_writes: Expectations::default(),
         set_writes: Expectations::default(),
-        revision_writes: Expectations::default(),
         claim_writes: Expectations::default(),
         events: Recorder::new(context, "statefulset-controller", None),
     });
@@ -115,8 +107,9 @@ pub fn start(context: &Context, informers: &Informers) {
 impl Controller {
     async fn reconcile(&self, key: &ObjectKey) -> Result<Next, Error> {
         let Some(set) = self.sets.get(key) else {
-            let all = [&self.pod_writes, &self.set_writes, &self.revision_writes, &self.claim_writes];
+            let all = [&self.pod_writes, &self.set_writes, &self.claim_writes];
             all.into_iter().for_each(|writes| writes.forget(key));
+            self.archive.forget(key);
             return Ok(Next::Done);
         };
         let selector = labels::compile(Some(&set.spec.selector))?;
@@ -137,8 +130,8 @@ impl Controller {
         let claims = claim::sort(&set.metadata, &selector, pods.iter().filter(member));
         let wrote = |pod: &Pod| self.pod_writes.wrote(key, pod);
         let owned = claim::settle(&self.sets_api(key), &*set, &api, claims, wrote).await?;
-        let Some(history) = self.history(key, &set, &selector).await? else { return Ok(Next::Done) };
-        let plan = plan::plan(&set, &history.names, &owned, self.clock.now());
+        let Some((history, names)) = self.history(key, &set, &selector).await? else { return Ok(Next::Done) };
+        let plan = plan::plan(&set, &names, &owned, self.clock.now());
         let mut done = Ok(());
         for action in plan.actions {
             if let Err(error) = self.act(key, &set, &history, action).await {
@@ -148,7 +141,10 @@ impl Controller {
         }
         self.write_status(key, &set, plan.status).await?;
         done?;
-        self.forget_revisions(key, &set, &history, &owned).await?;
+        let mut used: BTreeSet<String> = owned.iter().map(|pod| identity::revision(pod).to_owned()).collect();
+        used.extend([names.current, names.update]);
+        let limit = set.spec.revision_history_limit.unwrap_or(10);
+        self.archive.prune(key, &history, &used, limit).await?;
         let wait = plan.wake.and_then(|at| Duration::try_from(at.duration_since(self.clock.now())).ok());
         Ok(wait.map_or(Next::Done, Next::After))
     }
@@ -164,7 +160,7 @@ impl Controller {
         };
         self.pod_writes.met(key, seen, alive)
             && self.set_writes.met(key, self.sets.revision(), |_| false)
-            && self.revision_writes.met(key, self.revisions.revision(), |_| false)
+            && self.archive.met(key)
             && self.claim_writes.met(key, self.claims.revision(), |_| false)
     }
 
@@ -174,75 +170,24 @@ impl Controller {
         key: &ObjectKey,
         set: &StatefulSet,
         selector: &LabelSelector,
-    ) -> Result<Option<History>, Error> {
-        let api: Api<ControllerRevision> = Api::namespaced(self.client.clone(), &key.namespace);
-        let known = self.revisions_by_owner.claimable(&set.metadata);
-        let claims = claim::sort(&set.metadata, selector, &known);
-        let wrote = |revision: &ControllerRevision| self.revision_writes.wrote(key, revision);
-        let mut all = claim::settle(&self.sets_api(key), set, &api, claims, wrote).await?;
-        revisions::sort(&mut all);
-        let told = set.status.as_ref();
-        let collisions = told.and_then(|status| status.collision_count).unwrap_or(0);
-        let owner = claim::owner_reference(set);
-        let update = match revisions::newest(&set.metadata, owner, &set.spec.template, &all, collisions) {
-            Newest::Is(newest) => newest,
-            Newest::Renumber(revision, number) => {
-                let name = revision.metadata.name.as_deref().unwrap_or_default();
-                let changed = ControllerRevision { revision: Some(number), ..(*revision).clone() };
-                let written = api.replace(name, &PostParams::default(), &changed).await?;
-                self.revision_writes.wrote(key, &written);
-                Arc::new(written)
+    ) -> Result<Option<(History, Revisions)>, Error> {
+        let told = set.status.clone().unwrap_or_default();
+        let collisions = told.collision_count.unwrap_or(0);
+        let kept = self.archive.keep(key, set, selector, &set.spec.template, collisions).await?;
+        let history = match kept {
+            Kept::History(history) => history,
+            Kept::Ending => return Ok(None),
+            Kept::Collision => {
+                let status = StatefulSetStatus { collision_count: Some(collisions + 1), ..told };
+                self.write_status(key, set, status).await?;
+                return Ok(None);
             }
-            Newest::Create(made) => match self.create_revision(key, set, &api, &made).await? {
-                Some(created) => {
-                    all.push(created.clone());
-                    created
-                }
-                None => return Ok(None),
-            },
         };
         let name = |revision: &ControllerRevision| revision.metadata.name.clone().unwrap_or_default();
-        let update = name(&update);
-        let current = told.and_then(|status| status.current_revision.clone());
-        let current = current.filter(|current| all.iter().any(|revision| name(revision) == *current));
-        let current = current.unwrap_or_else(|| update.clone());
-        Ok(Some(History { all, names: Revisions { current, update, collisions } }))
-    }
-
-    /// Creates a revision, or finds that an earlier pass did; `None` when its name is taken by something else.
-    async fn create_revision(
-        &self,
-        key: &ObjectKey,
-        set: &StatefulSet,
-        api: &Api<ControllerRevision>,
-        made: &ControllerRevision,
-    ) -> Result<Option<Arc<ControllerRevision>>, Error> {
-        let error = match api.create(&PostParams::default(), made).await {
-            Ok(created) => {
-                self.revision_writes.wrote(key, &created);
-                return Ok(Some(Arc::new(created)));
-            }
-            Err(error) => error,
-        };
-        if answers::namespace_terminates(&error) {
-            return Ok(None);
-        }
-        if !answers::is_already_exists(&error) {
-            return Err(error.into());
-        }
-        let name = made.metadata.name.as_deref().unwrap_or_default();
-        let Some(live) = api.get_opt(name).await? else { return Err(error.into()) };
-        let uid = set.metadata.uid.as_deref().unwrap_or_default();
-        if claim::is_controlled_by(&live.metadata, uid)
-            && revisions::template(&live) == revisions::template(made)
-        {
-            self.revision_writes.wrote(key, &live);
-            return Ok(Some(Arc::new(live)));
-        }
-        let mut status = set.status.clone().unwrap_or_default();
-        status.collision_count = Some(status.collision_count.unwrap_or(0) + 1);
-        self.write_status(key, set, status).await?;
-        Ok(None)
+        let update = name(&history.newest);
+        let known = |current: &String| history.all.iter().any(|revision| name(revision) == *current);
+        let current = told.current_revision.filter(known).unwrap_or_else(|| update.clone());
+        Ok(Some((history, Revisions { current, update, collisions })))
     }
 
     async fn act(
@@ -273,7 +218,7 @@ impl Controller {
     ) -> Result<(), Error> {
         self.claims_of(key, set, ordinal, None, false).await?;
         let held = history.all.iter().find(|one| one.metadata.name.as_deref() == Some(revision));
-        let template = if revision == history.names.update {
+        let template = if Some(revision) == history.newest.metadata.name.as_deref() {
             Some(set.spec.template.clone())
         } else {
             held.and_then(|held| revisions::template(held))
@@ -375,28 +320,5 @@ impl Controller {
         }
         let changed = StatefulSet { status: Some(status), ..set.clone() };
         Ok(self.set_writes.write_status(key, &self.sets_api(key), &changed).await?)
-    }
-
-    /// Deletes revisions beyond the limit that no pod is of.
-    async fn forget_revisions(
-        &self,
-        key: &ObjectKey,
-        set: &StatefulSet,
-        history: &History,
-        pods: &[Arc<Pod>],
-    ) -> Result<(), Error> {
-        let names = &history.names;
-        let mut used: BTreeSet<String> = pods.iter().map(|pod| identity::revision(pod).to_owned()).collect();
-        used.extend([names.current.clone(), names.update.clone()]);
-        let limit = set.spec.revision_history_limit.unwrap_or(10);
-        let api: Api<ControllerRevision> = Api::namespaced(self.client.clone(), &key.namespace);
-        for revision in revisions::forgettable(&history.all, &used, limit) {
-            let name = revision.metadata.name.as_deref().unwrap_or_default();
-            match api.delete(name, &DeleteParams::default()).await {
-                Err(error) if !answers::is_not_found(&error) => return Err(error.into()),
-                Ok(_) | Err(_) => {}
-            }
-        }
-        Ok(())
     }
 }

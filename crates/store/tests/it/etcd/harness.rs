@@ -126,10 +126,18 @@ impl Etcd {
 
     /// The number of the member that leads, once there is one.
     pub async fn leader(&self) -> usize {
+        self.leader_without(None).await
+    }
+
+    /// As [`Etcd::leader`], of the members but this one: a frozen one would still say that it leads, if it spoke.
+    pub async fn leader_without(&self, except: Option<usize>) -> usize {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let leads = |member: &Member| member.process.is_some() && leads(member.metrics);
-            if let Some(leader) = self.members.iter().position(leads) {
+            let leads = |number: &usize| {
+                let member = &self.members[*number];
+                Some(*number) != except && member.process.is_some() && leads(member.metrics)
+            };
+            if let Some(leader) = (0..self.members.len()).find(leads) {
                 return leader;
             }
             assert!(Instant::now() < deadline, "etcd has no leader; see {}", self.folder.path().display());

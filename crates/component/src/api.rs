@@ -63,6 +63,7 @@ decoded_here! {
     }
     discovery::v1 { EndpointSlice }
     policy::v1 { PodDisruptionBudget }
+    rbac::v1 { ClusterRole }
     storage::v1 { StorageClass, VolumeAttachment, VolumeAttributesClass }
 }
 

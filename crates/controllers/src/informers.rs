@@ -16,6 +16,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::rbac::v1::ClusterRole;
 use k8s_openapi::api::storage::v1::VolumeAttributesClass;
 
 use crate::bootstrap_tokens;
@@ -59,6 +60,7 @@ pub struct Informers {
     pub node_leases: Informer<Lease>,
     pub namespaces: Informer<Namespace>,
     pub service_accounts: Informer<ServiceAccount>,
+    pub cluster_roles: Informer<ClusterRole>,
     pub resource_quotas: Informer<ResourceQuota>,
     /// Those named `kube-root-ca.crt`.
     pub root_ca_config_maps: Informer<ConfigMap>,
@@ -111,6 +113,7 @@ impl Informers {
             node_leases: follow(context, leases, Selection::default()),
             namespaces: follow(context, Api::all(context.client.clone()), Selection::default()),
             service_accounts: everywhere(context, Selection::default()),
+            cluster_roles: follow(context, Api::all(context.client.clone()), Selection::default()),
             resource_quotas: everywhere(context, Selection::default()),
             root_ca_config_maps: everywhere(context, root_ca),
             certificate_requests: follow(context, Api::all(context.client.clone()), Selection::default()),

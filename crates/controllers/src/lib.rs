@@ -5,6 +5,7 @@
 
 pub mod bootstrap_tokens;
 pub mod certificates;
+pub mod cluster_role_aggregation;
 pub mod daemon_set;
 pub mod deployment;
 pub mod disruption;
@@ -65,7 +66,7 @@ pub async fn run(context: Context, config: Config) {
     let informers = Informers::start(&context);
     let on = |name: &str| config.controllers.has(name);
     type Start = fn(&Context, &Informers);
-    let simple: [(&str, Start); 16] = [
+    let simple: [(&str, Start); 17] = [
         ("replicaset-controller", replicaset::start),
         ("replicationcontroller-controller", replicaset::start_replication),
         ("daemonset-controller", daemon_set::start),
@@ -75,6 +76,7 @@ pub async fn run(context: Context, config: Config) {
         ("endpointslice-controller", endpointslice::start),
         ("endpoints-controller", endpoints::start),
         ("pod-garbage-collector-controller", pod_gc::start),
+        ("clusterrole-aggregation-controller", cluster_role_aggregation::start),
         ("serviceaccount-controller", service_account::start),
         ("certificatesigningrequest-approving-controller", certificates::approver::start),
         ("certificatesigningrequest-cleaner-controller", certificates::cleaner::start),

@@ -12,6 +12,7 @@ use crate::scenario::{Condition, Operator, Test};
 
 /// Where objects are stored whose folder is not named as scenarios name their kind: folder and kind.
 const FOLDERS: &[(&str, &str)] = &[
+    ("clusterroles", "rbac.authorization.k8s.io/clusterroles"),
     ("controllerrevisions", "apps/controllerrevisions"),
     ("controllers", "replicationcontrollers"),
     ("daemonsets", "apps/daemonsets"),

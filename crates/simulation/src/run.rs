@@ -47,6 +47,7 @@ const KINDS: &[(&str, &str, &str, bool)] = &[
     ("apps/replicasets", "ReplicaSet", "/apis/apps/v1", true),
     ("apps/statefulsets", "StatefulSet", "/apis/apps/v1", true),
     ("apps/daemonsets", "DaemonSet", "/apis/apps/v1", true),
+    ("rbac.authorization.k8s.io/clusterroles", "ClusterRole", "/apis/rbac.authorization.k8s.io/v1", false),
     ("policy/poddisruptionbudgets", "PodDisruptionBudget", "/apis/policy/v1", true),
     ("storage.k8s.io/volumeattributesclasses", "VolumeAttributesClass", "/apis/storage.k8s.io/v1", false),
     ("scheduling.k8s.io/priorityclasses", "PriorityClass", "/apis/scheduling.k8s.io/v1", false),

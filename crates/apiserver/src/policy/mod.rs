@@ -1,7 +1,7 @@
 //! The policy that every cluster starts with: default roles and bindings, and the two system priority classes.
 //!
 //! Roles are tables of text beside this file. The sums `admin`, `edit` and `view` are filled in here; what users add
-//! to them with labels is an aggregation controller's to do, which reads the same labels.
+//! to them with labels is the aggregation controller's to do, which reads the same labels.
 
 mod join;
 mod table;
@@ -36,13 +36,7 @@ pub fn objects() -> Vec<Value> {
     let all = Entry {
         name: ALL_CONTROLLERS.to_owned(),
         subjects: Some(vec![Subject::User(CONTROLLER_MANAGER.to_owned())]),
-        // Nobody here aggregates roles, so nobody needs to write roles above his own rights.
-        rules: union(
-            controllers
-                .iter()
-                .filter(|entry| !entry.name.contains("aggregation"))
-                .flat_map(|entry| &entry.rules),
-        ),
+        rules: union(controllers.iter().flat_map(|entry| &entry.rules)),
         ..Entry::default()
     };
     for entry in entries.iter().chain(&controllers).chain([&all]).chain(&table::namespace_roles()) {

@@ -46,6 +46,7 @@ scenarios! {
     stateful_node_dies,
     stateful_set,
     stuck_update,
+    sums_of_roles,
     taints,
     zones_go_silent,
 }

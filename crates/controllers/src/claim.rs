@@ -114,6 +114,22 @@ where
     O: Object + kube::Resource<DynamicType = ()>,
     K: Object,
 {
+    settle_with(owners, owner, objects, claims, None, wrote).await
+}
+
+/// As [`settle`], where what is the owner's holds a finalizer of its controller's.
+pub(crate) async fn settle_with<O, K>(
+    owners: &Api<O>,
+    owner: &O,
+    objects: &Api<K>,
+    claims: Claims<K>,
+    finalizer: Option<&str>,
+    wrote: impl Fn(&K),
+) -> Result<Vec<Arc<K>>, CannotAdopt>
+where
+    O: Object + kube::Resource<DynamicType = ()>,
+    K: Object,
+{
     let mut owned = claims.owned;
     if !claims.adopt.is_empty() {
         recheck(owners, owner.meta()).await?;
@@ -121,7 +137,10 @@ where
     let reference = owner_reference(owner);
     for object in claims.adopt {
         let uid = &object.meta().uid;
-        let body = json!({"metadata": {"uid": uid, "ownerReferences": [&reference]}});
+        let mut body = json!({"metadata": {"uid": uid, "ownerReferences": [&reference]}});
+        if let Some(finalizer) = finalizer {
+            body["metadata"]["finalizers"] = json!([finalizer]);
+        }
         if let Some(adopted) = patch(objects, object.meta(), body).await? {
             wrote(&adopted);
             owned.push(Arc::new(adopted));
@@ -130,7 +149,10 @@ where
     for object in claims.release {
         let uid = &object.meta().uid;
         let references = json!([{"$patch": "delete", "uid": reference.uid}]);
-        let body = json!({"metadata": {"uid": uid, "ownerReferences": references}});
+        let mut body = json!({"metadata": {"uid": uid, "ownerReferences": references}});
+        if let Some(finalizer) = finalizer {
+            body["metadata"]["$deleteFromPrimitiveList/finalizers"] = json!([finalizer]);
+        }
         if let Some(released) = patch(objects, object.meta(), body).await? {
             wrote(&released);
         }

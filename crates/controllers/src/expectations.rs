@@ -99,23 +99,30 @@ impl Expectations {
         Ok(())
     }
 
-    /// Writes the status of the key's own object, unless that is gone. When it has changed meanwhile, nothing is written: the
-    /// view that the pass acted on is old, and [`Expectations::met`] waits for what is there now.
-    pub(crate) async fn write_status<K>(&self, key: &ObjectKey, api: &Api<K>, changed: &K) -> kube::Result<()>
+    /// Writes the status of the key's own object, unless that is gone, and says whether it did. When it has changed
+    /// meanwhile, nothing is written: the view that the pass acted on is old, and [`Expectations::met`] waits for what is
+    /// there now.
+    pub(crate) async fn write_status<K>(
+        &self,
+        key: &ObjectKey,
+        api: &Api<K>,
+        changed: &K,
+    ) -> kube::Result<bool>
     where
         K: Object + Serialize,
     {
         match api.replace_status(&key.name, &PostParams::default(), changed).await {
             Ok(written) => self.wrote(key, &written),
-            Err(error) if answers::is_not_found(&error) => {}
+            Err(error) if answers::is_not_found(&error) => return Ok(false),
             Err(error) if answers::is_conflict(&error) => {
                 if let Some(live) = api.get_opt(&key.name).await? {
                     self.wrote(key, &live);
                 }
+                return Ok(false);
             }
             Err(error) => return Err(error),
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Reads what became of the key's writes whose answers were lost, for [`Expectations::met`] to wait for it. `owner` is
@@ -228,7 +235,8 @@ mod tests {
         let mut pod = Pod::default();
         (pod.metadata.name, pod.metadata.resource_version) = (Some("a".to_owned()), Some("7".to_owned()));
         let api: Api<Pod> = Api::namespaced(changed_meanwhile(), "n");
-        expectations.write_status(&key, &api, &pod).await.expect("the next pass does it");
+        let written = expectations.write_status(&key, &api, &pod).await.expect("the next pass does it");
+        assert!(!written);
         assert!(!expectations.met(&key, 8, |_| false), "something of another object was seen meanwhile");
         assert!(expectations.met(&key, 9, |_| false));
     }

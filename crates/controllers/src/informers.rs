@@ -8,6 +8,7 @@ use component::api::Object;
 use component::informer::{Index, Informer, Selection};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
@@ -46,6 +47,7 @@ pub struct Informers {
     pub deployments: Informer<Deployment>,
     pub daemon_sets: Informer<DaemonSet>,
     pub stateful_sets: Informer<StatefulSet>,
+    pub jobs: Informer<Job>,
     pub controller_revisions: Informer<ControllerRevision>,
     pub controller_revisions_by_owner: ByOwner<ControllerRevision>,
     pub persistent_volumes: Informer<PersistentVolume>,
@@ -96,6 +98,7 @@ impl Informers {
             deployments: everywhere(context, Selection::default()),
             daemon_sets: everywhere(context, Selection::default()),
             stateful_sets: everywhere(context, Selection::default()),
+            jobs: everywhere(context, Selection::default()),
             controller_revisions_by_owner: ByOwner::of(&controller_revisions),
             controller_revisions,
             persistent_volumes: follow(context, Api::all(context.client.clone()), Selection::default()),

@@ -12,6 +12,7 @@ pub mod disruption;
 pub mod endpoints;
 pub mod endpointslice;
 pub mod garbage_collector;
+pub mod job;
 pub mod namespace;
 pub mod node_ipam;
 pub mod node_lifecycle;
@@ -66,10 +67,11 @@ pub async fn run(context: Context, config: Config) {
     let informers = Informers::start(&context);
     let on = |name: &str| config.controllers.has(name);
     type Start = fn(&Context, &Informers);
-    let simple: [(&str, Start); 17] = [
+    let simple: [(&str, Start); 18] = [
         ("replicaset-controller", replicaset::start),
         ("replicationcontroller-controller", replicaset::start_replication),
         ("daemonset-controller", daemon_set::start),
+        ("job-controller", job::start),
         ("deployment-controller", deployment::start),
         ("statefulset-controller", stateful_set::start),
         ("disruption-controller", disruption::start),

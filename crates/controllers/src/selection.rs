@@ -1,7 +1,7 @@
 //! Which controllers run (`--controllers`), by upstream's names.
 
 /// Every controller: its name, and the short one that it had before.
-const KNOWN: [(&str, &str); 26] = [
+const KNOWN: [(&str, &str); 27] = [
     ("bootstrap-signer-controller", "bootstrapsigner"),
     ("certificatesigningrequest-approving-controller", "csrapproving"),
     ("certificatesigningrequest-cleaner-controller", "csrcleaner"),
@@ -13,6 +13,7 @@ const KNOWN: [(&str, &str); 26] = [
     ("endpoints-controller", "endpoint"),
     ("endpointslice-controller", "endpointslice"),
     ("garbage-collector-controller", "garbagecollector"),
+    ("job-controller", "job"),
     ("namespace-controller", "namespace"),
     ("node-ipam-controller", "nodeipam"),
     ("node-lifecycle-controller", "nodelifecycle"),

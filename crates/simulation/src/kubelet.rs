@@ -222,13 +222,50 @@ impl Kubelet {
         if now < ready_at {
             return Ok(Next::After(ready_at - now));
         }
-        self.report(key, &pod).await
+        let Some(end) = End::of(&pod) else { return self.report(key, &pod).await };
+        let ends_at = ready_at + end.after;
+        if now < ends_at {
+            self.report(key, &pod).await?;
+            return Ok(Next::After(ends_at - now));
+        }
+        self.end(key, &pod, end.code).await
+    }
+
+    /// All containers have ended with this code, and none is started again.
+    async fn end(&self, key: &ObjectKey, pod: &Pod, code: i32) -> Outcome {
+        if pod_rules::status::is_terminal(pod) {
+            return Ok(Next::Done);
+        }
+        let now = k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(self.context.clock.now());
+        let containers = pod.spec.as_ref().map(|spec| spec.containers.as_slice()).unwrap_or_default();
+        let statuses: Vec<Value> = containers
+            .iter()
+            .map(|container| {
+                let state = json!({"terminated": {"exitCode": code, "finishedAt": now, "startedAt": now}});
+                json!({"name": container.name, "image": container.image, "imageID": "", "ready": false,
+                       "restartCount": 0, "state": state})
+            })
+            .collect();
+        let patch = Patch::Strategic(json!({"metadata": {"uid": pod.metadata.uid}, "status": {
+            "phase": if code == 0 { "Succeeded" } else { "Failed" },
+            "conditions": [{"type": "Ready", "status": "False", "lastTransitionTime": now}],
+            "containerStatuses": statuses,
+        }}));
+        let pods: Api<Pod> = Api::namespaced(self.context.client.clone(), &key.namespace);
+        match pods.patch_status(&key.name, &PatchParams::default(), &patch).await {
+            Ok(_) => Ok(Next::Done),
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(Next::Done),
+            Err(error) => Err(error),
+        }
     }
 
     async fn stop(&self, key: &ObjectKey, pod: &Pod, at: tokio::time::Instant) -> Outcome {
         let now = tokio::time::Instant::now();
         if now < at {
             return Ok(Next::After(at - now));
+        }
+        if pod.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref()) != Some("Always") {
+            self.end(key, pod, 143).await?;
         }
         let pods: Api<Pod> = Api::namespaced(self.context.client.clone(), &key.namespace);
         let preconditions = Preconditions { uid: pod.metadata.uid.clone(), resource_version: None };
@@ -297,6 +334,26 @@ impl Kubelet {
             "conditions": [condition("Initialized", true), condition("ContainersReady", ready), condition("Ready", ready)],
             "containerStatuses": statuses,
         }})
+    }
+}
+
+/// How a pod ends by itself, by its annotations: `simulation/ends-after: 5s`, `simulation/exit: "1"`, and
+/// `simulation/fails: "0,3"` for the indexes whose pods exit with that code; others succeed.
+#[derive(Clone, Copy, Debug)]
+struct End {
+    after: Duration,
+    code: i32,
+}
+
+impl End {
+    fn of(pod: &Pod) -> Option<End> {
+        let annotation = |key: &str| pod.metadata.annotations.as_ref()?.get(key).map(String::as_str);
+        let after = crate::scenario::duration(annotation("simulation/ends-after")?).ok()?;
+        let code = annotation("simulation/exit").and_then(|code| code.parse().ok()).unwrap_or(0);
+        let index = annotation("batch.kubernetes.io/job-completion-index").unwrap_or_default();
+        let fails = annotation("simulation/fails");
+        let fails = fails.is_none_or(|indexes| indexes.split(',').any(|failing| failing == index));
+        Some(End { after, code: if fails { code } else { 0 } })
     }
 }
 

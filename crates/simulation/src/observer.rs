@@ -18,6 +18,7 @@ const FOLDERS: &[(&str, &str)] = &[
     ("daemonsets", "apps/daemonsets"),
     ("deployments", "apps/deployments"),
     ("endpointslices", "discovery.k8s.io/endpointslices"),
+    ("jobs", "batch/jobs"),
     ("leases", "coordination.k8s.io/leases"),
     ("minions", "nodes"),
     ("poddisruptionbudgets", "policy/poddisruptionbudgets"),

@@ -350,7 +350,7 @@ pub fn labels(selector: &str) -> Result<BTreeMap<String, String>, String> {
         .collect()
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("not a time: {text}");
     let split = text.find(|letter: char| letter.is_ascii_alphabetic()).ok_or_else(wrong)?;
     let number: u64 = text[..split].parse().map_err(|_| wrong())?;

@@ -71,11 +71,7 @@ pub async fn create_object(
     if admission.mutate(server, Some(&mut object), warnings).await? {
         prepare(call, &mut object)?;
         meta::metadata_mut(&mut object).remove("managedFields");
-    } else {
-        // The state of a new object follows from what admission filled in, as a pod's class does from limits.
-        (call.stored.rules.prepare_create)(&mut object);
     }
-    decode::default(&call.stored, &mut object);
     let generated = meta::name(&object).is_empty() && !meta::generate_name(&object).is_empty();
     let tries = if generated { NAMES } else { 1 };
     let (mut taken, before) = (String::new(), warnings.len());
@@ -83,6 +79,11 @@ pub async fn create_object(
         warnings.truncate(before);
         let mut attempt = object.clone();
         identify(server, &mut attempt);
+        // The state of a new object follows from what admission filled in, as a pod's class does from limits, and from
+        // its uid, as a job's selector does.
+        (call.stored.rules.prepare_create)(&mut attempt);
+        decode::default(&call.stored, &mut attempt);
+        date_conditions(&mut attempt);
         taken = meta::name(&attempt).to_owned();
         match create_named(server, &admission, attempt, &owners, warnings).await? {
             Some(made) => return Ok(made),
@@ -135,11 +136,15 @@ fn identify(server: &ApiServer, object: &mut Value) {
     meta::set_uid(object, &server.entropy().uuid());
     let now = server.clock().now_rfc3339();
     meta::set_text(object, "creationTimestamp", &now);
-    // What the rules of a kind say of the state of a new object holds from now on.
+}
+
+/// What the rules of a kind say of the state of a new object holds from its creation on.
+fn date_conditions(object: &mut Value) {
+    let now = object["metadata"]["creationTimestamp"].clone();
     let conditions = object.pointer_mut("/status/conditions").and_then(Value::as_array_mut);
     for condition in conditions.into_iter().flatten() {
         if condition.get("lastTransitionTime").is_none() {
-            condition["lastTransitionTime"] = now.as_str().into();
+            condition["lastTransitionTime"] = now.clone();
         }
     }
 }

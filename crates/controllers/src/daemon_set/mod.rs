@@ -221,7 +221,8 @@ impl Controller {
         }
         let changed = DaemonSet { status: Some(status), ..set.clone() };
         let api: Api<DaemonSet> = Api::namespaced(self.client.clone(), &key.namespace);
-        Ok(self.set_writes.write_status(key, &api, &changed).await?)
+        self.set_writes.write_status(key, &api, &changed).await?;
+        Ok(())
     }
 
     /// When to look again: when a pod becomes available, or the first node with a failed pod has rested.

@@ -291,7 +291,8 @@ impl Controller {
             return Ok(());
         }
         let changed = Deployment { status: Some(status), ..deployment.clone() };
-        Ok(self.deployment_writes.write_status(key, &self.deployments_api(key), &changed).await?)
+        self.deployment_writes.write_status(key, &self.deployments_api(key), &changed).await?;
+        Ok(())
     }
 
     async fn write_revision(

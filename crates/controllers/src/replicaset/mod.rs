@@ -36,6 +36,8 @@ use crate::wiring::{self, Cache};
 use plan::Scale;
 use set::Set;
 
+pub(crate) use plan::{BURST, deletion_order};
+
 const WORKERS: usize = 4;
 
 /// Why a set could not be reconciled now.
@@ -174,6 +176,7 @@ impl<K: Set> Controller<K> {
             return Ok(());
         }
         let api: Api<K> = Api::namespaced(self.client.clone(), &key.namespace);
-        Ok(self.set_writes.write_status(key, &api, &changed).await?)
+        self.set_writes.write_status(key, &api, &changed).await?;
+        Ok(())
     }
 }

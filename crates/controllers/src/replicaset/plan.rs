@@ -48,7 +48,7 @@ pub(crate) enum Scale {
 /// otherwise equal, those go first that share their node with most of them.
 pub(crate) fn scale(
     set: &ReplicaSet,
-    mut owned: Vec<Arc<Pod>>,
+    owned: Vec<Arc<Pod>>,
     related: impl FnOnce() -> Vec<Arc<Pod>>,
     now: Timestamp,
 ) -> Scale {
@@ -66,9 +66,9 @@ pub(crate) fn scale(
             for pod in related.iter().filter(|pod| status::is_active(pod)) {
                 *crowds.entry(status::node_name(pod)).or_default() += 1;
             }
-            owned.sort_by_cached_key(|pod| DeletionRank::of(pod, &crowds, now));
-            owned.truncate(surplus.min(BURST));
-            Scale::Delete(owned)
+            let mut victims = deletion_order(owned, &crowds, now);
+            victims.truncate(surplus.min(BURST));
+            Scale::Delete(victims)
         }
     }
 }
@@ -76,6 +76,16 @@ pub(crate) fn scale(
 /// The size that a set is to have.
 pub(crate) fn replicas(set: &ReplicaSet) -> i32 {
     set.spec.replicas.unwrap_or(1).max(0)
+}
+
+/// Sorts pods by how little is lost with them. `crowds` says how many related pods each node has.
+pub(crate) fn deletion_order(
+    mut pods: Vec<Arc<Pod>>,
+    crowds: &BTreeMap<&str, usize>,
+    now: Timestamp,
+) -> Vec<Arc<Pod>> {
+    pods.sort_by_cached_key(|pod| DeletionRank::of(pod, crowds, now));
+    pods
 }
 
 /// The lower, the sooner a pod is deleted. Fields are in the order of their weight.

@@ -319,6 +319,7 @@ impl Controller {
             return Ok(());
         }
         let changed = StatefulSet { status: Some(status), ..set.clone() };
-        Ok(self.set_writes.write_status(key, &self.sets_api(key), &changed).await?)
+        self.set_writes.write_status(key, &self.sets_api(key), &changed).await?;
+        Ok(())
     }
 }

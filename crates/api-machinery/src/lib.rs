@@ -6,7 +6,9 @@
 pub mod apply;
 pub mod clock;
 pub mod correlate;
+pub mod cron;
 pub mod decode;
+pub mod duration;
 pub mod encode;
 pub mod entropy;
 pub mod field;

@@ -55,7 +55,7 @@ decoded_here! {
     apps::v1 { ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet }
     authentication::v1 { TokenRequest, TokenReview }
     authorization::v1 { SubjectAccessReview }
-    batch::v1 { Job }
+    batch::v1 { CronJob, Job }
     certificates::v1 { CertificateSigningRequest }
     coordination::v1 { Lease }
     core::v1 {

@@ -8,7 +8,7 @@ use component::api::Object;
 use component::informer::{Index, Informer, Selection};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
-use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
@@ -48,6 +48,8 @@ pub struct Informers {
     pub daemon_sets: Informer<DaemonSet>,
     pub stateful_sets: Informer<StatefulSet>,
     pub jobs: Informer<Job>,
+    pub jobs_by_owner: ByOwner<Job>,
+    pub cron_jobs: Informer<CronJob>,
     pub controller_revisions: Informer<ControllerRevision>,
     pub controller_revisions_by_owner: ByOwner<ControllerRevision>,
     pub persistent_volumes: Informer<PersistentVolume>,
@@ -84,6 +86,7 @@ impl Informers {
         let pods = everywhere(context, Selection::default());
         let replica_sets = everywhere(context, Selection::default());
         let replication_controllers = everywhere(context, Selection::default());
+        let jobs = everywhere(context, Selection::default());
         let controller_revisions = everywhere(context, Selection::default());
         Self {
             pods_by_node: indices::by_node(&pods),
@@ -98,7 +101,9 @@ impl Informers {
             deployments: everywhere(context, Selection::default()),
             daemon_sets: everywhere(context, Selection::default()),
             stateful_sets: everywhere(context, Selection::default()),
-            jobs: everywhere(context, Selection::default()),
+            jobs_by_owner: ByOwner::of(&jobs),
+            jobs,
+            cron_jobs: everywhere(context, Selection::default()),
             controller_revisions_by_owner: ByOwner::of(&controller_revisions),
             controller_revisions,
             persistent_volumes: follow(context, Api::all(context.client.clone()), Selection::default()),

@@ -6,6 +6,7 @@
 pub mod bootstrap_tokens;
 pub mod certificates;
 pub mod cluster_role_aggregation;
+pub mod cron_job;
 pub mod daemon_set;
 pub mod deployment;
 pub mod disruption;
@@ -23,6 +24,7 @@ pub mod root_ca;
 pub mod service_account;
 pub mod stateful_set;
 pub mod storage_migration;
+pub mod ttl_after_finished;
 pub mod volume_protection;
 
 mod answers;
@@ -67,11 +69,13 @@ pub async fn run(context: Context, config: Config) {
     let informers = Informers::start(&context);
     let on = |name: &str| config.controllers.has(name);
     type Start = fn(&Context, &Informers);
-    let simple: [(&str, Start); 18] = [
+    let simple: [(&str, Start); 20] = [
         ("replicaset-controller", replicaset::start),
         ("replicationcontroller-controller", replicaset::start_replication),
         ("daemonset-controller", daemon_set::start),
         ("job-controller", job::start),
+        ("cronjob-controller", cron_job::start),
+        ("ttl-after-finished-controller", ttl_after_finished::start),
         ("deployment-controller", deployment::start),
         ("statefulset-controller", stateful_set::start),
         ("disruption-controller", disruption::start),

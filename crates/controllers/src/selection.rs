@@ -1,12 +1,13 @@
 //! Which controllers run (`--controllers`), by upstream's names.
 
 /// Every controller: its name, and the short one that it had before.
-const KNOWN: [(&str, &str); 27] = [
+const KNOWN: [(&str, &str); 29] = [
     ("bootstrap-signer-controller", "bootstrapsigner"),
     ("certificatesigningrequest-approving-controller", "csrapproving"),
     ("certificatesigningrequest-cleaner-controller", "csrcleaner"),
     ("certificatesigningrequest-signing-controller", "csrsigning"),
     ("clusterrole-aggregation-controller", "clusterrole-aggregation"),
+    ("cronjob-controller", "cronjob"),
     ("daemonset-controller", "daemonset"),
     ("deployment-controller", "deployment"),
     ("disruption-controller", "disruption"),
@@ -28,6 +29,7 @@ const KNOWN: [(&str, &str); 27] = [
     ("statefulset-controller", "statefulset"),
     ("storage-version-migrator-controller", "storage-version-migrator-controller"),
     ("token-cleaner-controller", "tokencleaner"),
+    ("ttl-after-finished-controller", "ttl-after-finished"),
     ("volumeattributesclass-protection-controller", "vac-protection"),
 ];
 

@@ -15,6 +15,7 @@ const FOLDERS: &[(&str, &str)] = &[
     ("clusterroles", "rbac.authorization.k8s.io/clusterroles"),
     ("controllerrevisions", "apps/controllerrevisions"),
     ("controllers", "replicationcontrollers"),
+    ("cronjobs", "batch/cronjobs"),
     ("daemonsets", "apps/daemonsets"),
     ("deployments", "apps/deployments"),
     ("endpointslices", "discovery.k8s.io/endpointslices"),

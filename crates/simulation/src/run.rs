@@ -46,6 +46,7 @@ const KINDS: &[(&str, &str, &str, bool)] = &[
     ("apps/deployments", "Deployment", "/apis/apps/v1", true),
     ("apps/replicasets", "ReplicaSet", "/apis/apps/v1", true),
     ("apps/statefulsets", "StatefulSet", "/apis/apps/v1", true),
+    ("batch/cronjobs", "CronJob", "/apis/batch/v1", true),
     ("batch/jobs", "Job", "/apis/batch/v1", true),
     ("apps/daemonsets", "DaemonSet", "/apis/apps/v1", true),
     ("rbac.authorization.k8s.io/clusterroles", "ClusterRole", "/apis/rbac.authorization.k8s.io/v1", false),

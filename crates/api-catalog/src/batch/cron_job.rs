@@ -1,8 +1,10 @@
 //! CronJobs.
 
+use api_machinery::cron::Schedule;
 use api_machinery::field::Errors;
 use api_machinery::resource::{Cell, Column};
 use jiff::Timestamp;
+use jiff::tz::TimeZone;
 use serde_json::Value;
 
 use crate::at::At;
@@ -81,80 +83,31 @@ pub(crate) fn validate(job: &Value, e: &mut Errors) {
     check::not_negative(&spec.get("successfulJobsHistoryLimit"), e);
     check::not_negative(&spec.get("failedJobsHistoryLimit"), e);
     let zone = spec.get("timeZone");
-    if zone.is_set() && zone.text().is_empty() {
-        zone.invalid(e, "timeZone must be nil or non-empty string");
+    if zone.is_set() {
+        check_zone(&zone, e);
     }
     let template = spec.get("jobTemplate");
     super::job::validate_spec(&template.get("spec"), e);
 }
 
-const NICKNAMES: [&str; 7] =
-    ["@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly"];
-const RANGES: [(u32, u32); 5] = [(0, 59), (0, 23), (1, 31), (1, 12), (0, 6)];
-
+/// The zone of a schedule is not part of it; and who names one means one that everybody knows.
 fn check_schedule(at: &At, e: &mut Errors) {
     let text = at.text();
-    if text.contains("TZ=") || text.contains("CRON_TZ=") {
+    if text.contains("TZ") {
         return at.invalid(e, "cannot use TZ or CRON_TZ in schedule, use timeZone field instead");
     }
-    if NICKNAMES.contains(&text) || text.strip_prefix("@every ").is_some_and(|d| !d.is_empty()) {
-        return;
-    }
-    if text.starts_with('@') {
-        return at.invalid(e, format!("unrecognized descriptor: {text}"));
-    }
-    let fields: Vec<&str> = text.split_whitespace().collect();
-    if fields.len() != RANGES.len() {
-        return at.invalid(
-            e,
-            format!("expected exactly 5 fields, found {}: [{}]", fields.len(), fields.join(" ")),
-        );
-    }
-    for (field, (low, high)) in fields.iter().zip(RANGES) {
-        for part in field.split(',') {
-            if let Err(problem) = check_part(part, low, high) {
-                return at.invalid(e, problem);
-            }
-        }
+    if let Err(problem) = Schedule::parse(text) {
+        at.invalid(e, problem);
     }
 }
 
-const NAMES: [&str; 19] = [
-    "sun", "mon", "tue", "wed", "thu", "fri", "sat", "jan", "feb", "mar", "apr", "may", "jun", "jul", "aug",
-    "sep", "oct", "nov", "dec",
-];
-
-fn check_part(part: &str, low: u32, high: u32) -> Result<(), String> {
-    let (range, step) = match part.split_once('/') {
-        Some((range, step)) => (range, Some(step)),
-        None => (part, None),
-    };
-    if let Some(step) = step {
-        let step: u32 = step.parse().map_err(|_| format!("failed to parse int from {step}"))?;
-        if step == 0 {
-            return Err(format!("step of range should be a positive number: {part}"));
-        }
+fn check_zone(at: &At, e: &mut Errors) {
+    let name = at.text();
+    if name.is_empty() {
+        at.invalid(e, "timeZone must be nil or non-empty string");
+    } else if name.eq_ignore_ascii_case("Local") {
+        at.invalid(e, "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones");
+    } else if TimeZone::get(name).is_err() {
+        at.invalid(e, format!("unknown time zone {name}"));
     }
-    if range == "*" || range == "?" {
-        return Ok(());
-    }
-    let named = high == 12 || high == 6;
-    let mut last = low;
-    for end in range.splitn(2, '-') {
-        if named && NAMES.contains(&end.to_lowercase().as_str()) {
-            continue;
-        }
-        let number: u32 = end.parse().map_err(|_| format!("failed to parse int from {end}"))?;
-        if number < low {
-            return Err(format!("beginning of range ({number}) below minimum ({low}): {part}"));
-        }
-        if number > high {
-            return Err(format!("end of range ({number}) above maximum ({high}): {part}"));
-        }
-        if number < last {
-            return Err(format!("beginning of range ({last}) beyond end of range ({number}): {part}"));
-        }
-        last = number;
-    }
-    Ok(())
 }

@@ -21,6 +21,7 @@ scenarios! {
     claims_in_use,
     control_plane_away,
     controllers_die,
+    cron_job,
     crowd,
     daemon_set,
     daemon_set_faults,

@@ -11,7 +11,8 @@ use k8s_openapi::api::core::v1::{Node, Taint};
 use pod_rules::ports::HostPort;
 use pod_rules::resources;
 
-use crate::demand::Usage;
+use crate::crowd::Crowd;
+use crate::demand::{Demand, Usage};
 
 /// One resource on all nodes.
 #[derive(Debug, Default)]
@@ -69,6 +70,7 @@ pub struct Columns {
     priorities: Vec<BTreeMap<i32, usize>>,
     pods: BTreeMap<ObjectKey, Placed>,
     owners: BTreeMap<String, BTreeMap<usize, i64>>,
+    crowd: Crowd,
 }
 
 /// Which pod is known to be on a node.
@@ -104,6 +106,21 @@ impl Columns {
     /// The slot of a name.
     pub fn slot(&self, name: &str) -> Option<usize> {
         self.index.get(name).copied()
+    }
+
+    /// Who is where.
+    pub fn crowd(&self) -> &Crowd {
+        &self.crowd
+    }
+
+    /// As [`Columns::crowd`], for what namespaces are.
+    pub fn crowd_mut(&mut self) -> &mut Crowd {
+        &mut self.crowd
+    }
+
+    /// Prepares what a decision about a pod will ask.
+    pub fn learn(&mut self, demand: &Demand) {
+        self.crowd.learn(demand.usage.relations.as_deref(), &self.nodes);
     }
 
     /// The taints of a node that is there.
@@ -181,6 +198,7 @@ impl Columns {
         for (resource, amount) in allocatable.extended {
             self.extended_column(&resource).allocatable[slot] = amount;
         }
+        self.crowd.set_node(slot, Some(&node));
         let before = self.nodes[slot].replace(node);
         if before.is_none() {
             self.present += 1;
@@ -194,6 +212,7 @@ impl Columns {
         if self.nodes[slot].take().is_some() {
             self.present -= 1;
         }
+        self.crowd.set_node(slot, None);
         let fixed = [&mut self.cpu, &mut self.memory, &mut self.ephemeral, &mut self.pod_count];
         for column in fixed.into_iter().chain(self.extended.values_mut()) {
             column.allocatable[slot] = 0;
@@ -268,6 +287,7 @@ impl Columns {
     /// Adds (`sign` 1) or takes away (-1) what a pod takes.
     fn count(&mut self, slot: usize, usage: &Usage, sign: i64) {
         let add = |total: &mut i64, amount: i64| *total = total.saturating_add(amount.saturating_mul(sign));
+        self.crowd.count(slot, &usage.identity, usage.relations.as_ref(), sign);
         add(&mut self.pod_count.requested[slot], 1);
         add(&mut self.cpu.requested[slot], usage.requests.milli_cpu);
         add(&mut self.memory.requested[slot], usage.requests.memory);

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use crate::columns::Columns;
 use crate::demand::Demand;
 use crate::filter::{Reject, first_reject};
+use crate::neighbours::Neighbours;
 use crate::score;
 
 /// Where a pod goes.
@@ -26,20 +27,31 @@ pub struct Refusal {
     pub nodes: Vec<(usize, Reject)>,
 }
 
-/// Decides about a pod.
+/// Decides about a pod, of which [`Columns::learn`] was told.
 pub fn decide(columns: &Columns, demand: &Demand) -> Decision {
-    let mut feasible = Vec::new();
-    let mut nodes = Vec::new();
-    for slot in (0..columns.slots()).filter(|slot| columns.node(*slot).is_some()) {
-        match first_reject(columns, slot, demand) {
-            None => feasible.push(slot),
-            Some(reject) => nodes.push((slot, reject)),
-        }
-    }
+    let around = Neighbours::of(columns, demand);
+    let (feasible, nodes) = sort(columns, demand, &around);
     if feasible.is_empty() {
         return Decision::Refuse(Refusal { nodes });
     }
-    Decision::Assign(score::best(columns, demand, &feasible))
+    Decision::Assign(score::best(columns, demand, &around, &feasible))
+}
+
+/// The nodes that cannot run a pod and why, also where others can.
+pub fn refusals(columns: &Columns, demand: &Demand) -> Vec<(usize, Reject)> {
+    sort(columns, demand, &Neighbours::of(columns, demand)).1
+}
+
+/// The slots that can run a pod, and those that cannot.
+fn sort(columns: &Columns, demand: &Demand, around: &Neighbours<'_>) -> (Vec<usize>, Vec<(usize, Reject)>) {
+    let (mut feasible, mut refused) = (Vec::new(), Vec::new());
+    for slot in (0..columns.slots()).filter(|slot| columns.node(*slot).is_some()) {
+        match first_reject(columns, slot, demand, around) {
+            None => feasible.push(slot),
+            Some(reject) => refused.push((slot, reject)),
+        }
+    }
+    (feasible, refused)
 }
 
 impl Refusal {

@@ -7,8 +7,10 @@ use pod_rules::ports::{HostPort, host_ports};
 use pod_rules::resources::{self, Resources};
 use pod_rules::{affinity, taints};
 
+use crate::relations::{Identity, Relations};
+
 /// What a pod takes from the node that it is on.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Usage {
     /// What it asks for.
     pub requests: Resources,
@@ -22,6 +24,10 @@ pub struct Usage {
     pub owner: Option<String>,
     /// Priority.
     pub priority: i32,
+    /// What others see of it.
+    pub identity: Arc<Identity>,
+    /// What it asks of others.
+    pub relations: Option<Arc<Relations>>,
 }
 
 impl Usage {
@@ -30,6 +36,7 @@ impl Usage {
         let counted = resources::nonzero_requests(pod);
         let owners = pod.metadata.owner_references.as_deref().unwrap_or_default();
         let controller = owners.iter().find(|owner| owner.controller == Some(true));
+        let identity = Identity::of(pod);
         Usage {
             requests: resources::requests(pod),
             counted_cpu: counted.milli_cpu,
@@ -37,6 +44,8 @@ impl Usage {
             ports: host_ports(pod),
             owner: controller.map(|owner| owner.uid.clone()),
             priority: pod.spec.as_ref().and_then(|spec| spec.priority).unwrap_or(0),
+            relations: Relations::of(pod, &identity),
+            identity: Arc::new(identity),
         }
     }
 }
@@ -77,6 +86,11 @@ impl Demand {
     /// The pod's UID.
     pub fn uid(&self) -> &str {
         self.pod.metadata.uid.as_deref().unwrap_or("")
+    }
+
+    /// Whether where it can run depends on other pods.
+    pub fn is_relational(&self) -> bool {
+        self.usage.relations.as_ref().is_some_and(|relations| relations.requires())
     }
 
     /// Whether a later state of the pod asks for something else.

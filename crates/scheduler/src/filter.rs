@@ -7,6 +7,7 @@ use pod_rules::{affinity, ports, taints};
 
 use crate::columns::{Column, Columns};
 use crate::demand::Demand;
+use crate::neighbours::{Against, Neighbours};
 
 /// The filter that said no.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +24,8 @@ pub enum Reject {
     Ports,
     /// Something runs short.
     Resources(Shortage),
+    /// The pods around.
+    Pods(Against),
     /// The pod claims devices, and nobody allocates them: it would run without.
     Devices,
 }
@@ -54,7 +57,9 @@ impl Reject {
             Reject::Affinity => 3,
             Reject::Ports => 4,
             Reject::Resources(_) => 5,
-            Reject::Devices => 6,
+            Reject::Pods(Against::SpreadLabel | Against::Spread) => 6,
+            Reject::Pods(Against::Near | Against::Apart | Against::OthersApart) => 7,
+            Reject::Devices => 8,
         }
     }
 
@@ -63,6 +68,7 @@ impl Reject {
         match self {
             Reject::Ports => true,
             Reject::Resources(shortage) => !shortage.hopeless,
+            Reject::Pods(against) => !matches!(against, Against::SpreadLabel | Against::Near),
             Reject::NotNamed | Reject::Unschedulable | Reject::Taint | Reject::Affinity | Reject::Devices => {
                 false
             }
@@ -78,6 +84,13 @@ impl Reject {
             Reject::Affinity => "node(s) didn't match Pod's node affinity/selector",
             Reject::Ports => "node(s) didn't have free ports for the requested pod ports",
             Reject::Resources(shortage) => return shortage.reasons(demand),
+            Reject::Pods(Against::SpreadLabel) => {
+                "node(s) didn't match pod topology spread constraints (missing required label)"
+            }
+            Reject::Pods(Against::Spread) => "node(s) didn't match pod topology spread constraints",
+            Reject::Pods(Against::Near) => "node(s) didn't match pod affinity rules",
+            Reject::Pods(Against::Apart) => "node(s) didn't match pod anti-affinity rules",
+            Reject::Pods(Against::OthersApart) => "node(s) didn't satisfy existing pods anti-affinity rules",
             Reject::Devices => "cannot allocate all claims",
         };
         vec![Cow::Borrowed(text)]
@@ -103,8 +116,14 @@ impl Shortage {
     }
 }
 
-/// The first filter that says no to the pod on the node in this slot; `None` if it can run there, or there is no node.
-pub fn first_reject(columns: &Columns, slot: usize, demand: &Demand) -> Option<Reject> {
+/// The first filter that says no to the pod, which has these pods around it, on the node in this slot; `None` if it can run
+/// there, or there is no node.
+pub fn first_reject(
+    columns: &Columns,
+    slot: usize,
+    demand: &Demand,
+    around: &Neighbours<'_>,
+) -> Option<Reject> {
     let node = columns.node(slot)?;
     if let Some(reject) = node_reject(node, demand) {
         return Some(reject);
@@ -116,7 +135,7 @@ pub fn first_reject(columns: &Columns, slot: usize, demand: &Demand) -> Option<R
     if shortage.any() {
         return Some(Reject::Resources(shortage));
     }
-    demand.claims_devices.then_some(Reject::Devices)
+    around.against(slot).map(Reject::Pods).or_else(|| demand.claims_devices.then_some(Reject::Devices))
 }
 
 /// The first of the filters that says no to a node whatever pods it has.
@@ -148,9 +167,10 @@ pub enum Help {
     Room,
 }
 
-/// What it means for a pod that the node in a slot changed from `before`, or has more room (`None`).
+/// What it means for a pod that the node in a slot changed from `before`, or has more room (`None`). What the pods around
+/// mean is only looked at when it is decided.
 pub fn help(columns: &Columns, slot: usize, before: Option<&Node>, demand: &Demand) -> Help {
-    match first_reject(columns, slot, demand) {
+    match first_reject(columns, slot, demand, &Neighbours::default()) {
         None if columns.node(slot).is_some() => Help::Room,
         None => Help::None,
         Some(now) => match before.and_then(|before| node_reject(before, demand)) {

@@ -1,14 +1,17 @@
 //! Assigns pods to nodes. Deciding is pure: [`columns`] hold what nodes have and pods take, [`filter`] says where a pod
-//! can run, [`score`] where it had best run, [`decide`] keeps the reasons, [`queue`] says whose turn it is, and
+//! can run, [`neighbours`] what the pods around mean for it, [`score`] where it had best run, [`decide`] keeps the reasons, [`queue`] says whose turn it is, and
 //! [`scheduler`] ties them together. Only [`run`] talks to the API.
 //!
-//! Deliberately absent so far: preemption, affinity between pods, spread constraints of a pod's own, volumes and claims.
+//! Deliberately absent so far: preemption, volumes and claims.
 
 pub mod columns;
+pub mod crowd;
 pub mod decide;
 pub mod demand;
 pub mod filter;
+pub mod neighbours;
 pub mod queue;
+pub mod relations;
 mod run;
 pub mod scheduler;
 pub mod score;

@@ -153,7 +153,7 @@ impl Queue {
     pub fn take_early(
         &mut self,
         now: Instant,
-        fits: impl Fn(&Demand) -> bool,
+        mut fits: impl FnMut(&Demand) -> bool,
     ) -> Option<(ObjectKey, Arc<Demand>)> {
         while let Some((_, key)) = self.early.pop_first() {
             if self.pods.get(&key).is_some_and(|entry| fits(&entry.demand)) {

@@ -8,7 +8,7 @@ use component::Api;
 use component::events::{EventType, Recorder, reference};
 use component::informer::{Change, Informer, Selection};
 use component::{Context, ObjectKey};
-use k8s_openapi::api::core::v1::{Binding, Node, ObjectReference, Pod, PodCondition};
+use k8s_openapi::api::core::v1::{Binding, Namespace, Node, ObjectReference, Pod, PodCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::core::Status;
@@ -50,6 +50,7 @@ struct Dirty {
 #[derive(Default)]
 struct Keys {
     nodes: BTreeSet<String>,
+    namespaces: BTreeSet<String>,
     pods: BTreeSet<ObjectKey>,
 }
 
@@ -77,6 +78,7 @@ pub async fn run(context: Context) {
 struct Shell {
     context: Context,
     nodes: Informer<Node>,
+    namespaces: Informer<Namespace>,
     pods: Informer<Pod>,
     dirty: Arc<Dirty>,
     recorder: Recorder,
@@ -102,6 +104,15 @@ impl Shell {
                 keys.nodes.insert(name);
             });
         });
+        let namespaces: Informer<Namespace> =
+            Informer::start(&context.tasks, shutdown.clone(), Api::all(client.clone()), Selection::default());
+        let keys = dirty.clone();
+        namespaces.on_change(move |change: Change<'_, Namespace>| {
+            let name = ObjectKey::of(&**change.latest()).name;
+            keys.mark(|keys| {
+                keys.namespaces.insert(name);
+            });
+        });
         let keys = dirty.clone();
         pods.on_change(move |change: Change<'_, Pod>| {
             let key = ObjectKey::of(&**change.latest());
@@ -111,11 +122,12 @@ impl Shell {
         });
         let recorder = Recorder::new(&context, NAME, None);
         let (requests, scheduler) = (JoinSet::new(), Scheduler::default());
-        Shell { context, nodes, pods, dirty, recorder, requests, scheduler }
+        Shell { context, nodes, namespaces, pods, dirty, recorder, requests, scheduler }
     }
 
     async fn run(&mut self) {
         self.nodes.synced().await;
+        self.namespaces.synced().await;
         self.pods.synced().await;
         loop {
             self.look();
@@ -144,6 +156,11 @@ impl Shell {
         for name in &keys.nodes {
             let node = self.nodes.get(&ObjectKey::new("", name.as_str()));
             self.scheduler.node_changed(name, node);
+        }
+        for name in &keys.namespaces {
+            let namespace = self.namespaces.get(&ObjectKey::new("", name.as_str()));
+            let labels = namespace.map(|namespace| namespace.metadata.labels.clone().unwrap_or_default());
+            self.scheduler.namespace_changed(name, labels);
         }
         let now = Instant::now();
         for key in &keys.pods {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use component::ObjectKey;
 use k8s_openapi::api::core::v1::{Node, Pod, PodCondition};
+use pod_rules::labels::Labels;
 use pod_rules::status;
 use tokio::time::Instant;
 
@@ -16,6 +17,7 @@ use crate::columns::{Columns, Placement};
 use crate::decide::{Decision, decide};
 use crate::demand::{Demand, Usage};
 use crate::filter::{Help, first_reject, help};
+use crate::neighbours::Neighbours;
 use crate::queue::Queue;
 
 /// The name by which pods ask for this scheduler.
@@ -87,6 +89,8 @@ pub struct Scheduler {
     improved: BTreeMap<usize, Option<Arc<Node>>>,
     /// Whether there was no node then.
     deserted: bool,
+    /// Whether pods came to nodes, left them or look different since then: who depends on others looks again.
+    others_moved: bool,
     written: BTreeMap<ObjectKey, Written>,
 }
 
@@ -127,6 +131,7 @@ impl Scheduler {
         if !node.is_empty() {
             self.leave_queue(key);
             let left = self.columns.place(key, uid, node, Usage::of(&pod), false);
+            self.others_moved = true;
             self.has_room(left);
             return;
         }
@@ -158,13 +163,22 @@ impl Scheduler {
         self.written.remove(key);
     }
 
+    /// A namespace came, changed or went.
+    pub fn namespace_changed(&mut self, name: &str, labels: Option<Labels>) {
+        self.others_moved |= self.columns.crowd_mut().set_namespace(name, labels);
+    }
+
     /// Pods that what was seen since the last time helps, or whose time has come, become active.
     pub fn wake(&mut self, now: Instant) {
         let improved = std::mem::take(&mut self.improved);
         let least = if std::mem::take(&mut self.deserted) { Help::News } else { Help::None };
-        if !improved.is_empty() {
+        let moved = std::mem::take(&mut self.others_moved) || !improved.is_empty();
+        if moved {
             let columns = &self.columns;
             self.queue.wake(now, |demand| {
+                if demand.is_relational() {
+                    return Help::Room;
+                }
                 let helps =
                     improved.iter().map(|(slot, before)| help(columns, *slot, before.as_deref(), demand));
                 helps.fold(least, Help::max)
@@ -178,10 +192,12 @@ impl Scheduler {
         if let Some(taken) = self.queue.take(now) {
             return Some(taken);
         }
-        let columns = &self.columns;
+        let columns = &mut self.columns;
         let fits = |demand: &Demand| {
-            (0..columns.slots())
-                .any(|slot| columns.node(slot).is_some() && first_reject(columns, slot, demand).is_none())
+            columns.learn(demand);
+            let around = Neighbours::of(columns, demand);
+            let fits = |slot| first_reject(columns, slot, demand, &around).is_none();
+            (0..columns.slots()).any(|slot| columns.node(slot).is_some() && fits(slot))
         };
         self.queue.take_early(now, fits)
     }
@@ -194,10 +210,12 @@ impl Scheduler {
     /// Decides about the next pod. `pick` chooses one of so many.
     pub fn next(&mut self, now: Instant, pick: impl FnOnce(usize) -> usize) -> Option<Action> {
         let (key, demand) = self.take(now)?;
+        self.columns.learn(&demand);
         match decide(&self.columns, &demand) {
             Decision::Assign(best) => {
                 let node = self.columns.name(best[pick(best.len()).min(best.len() - 1)]).to_owned();
                 let left = self.columns.place(&key, demand.uid(), &node, demand.usage.clone(), true);
+                self.others_moved = true;
                 self.has_room(left);
                 Some(Action::Bind { key, demand, node })
             }

@@ -1,10 +1,11 @@
 //! Which of the nodes that can run a pod are best for it. Each aspect gives every node 0 to 100 points; the weights are
 //! upstream's. Integers only, so that the same state gives the same answer everywhere.
 //!
-//! Deliberately absent: where images are already, affinity between pods, and spread constraints that a pod spells out.
+//! Deliberately absent: where images are already.
 
 use crate::columns::{Column, Columns};
 use crate::demand::Demand;
+use crate::neighbours::Neighbours;
 
 const POINTS: i64 = 100;
 /// Fractions are counted in millionths.
@@ -13,11 +14,12 @@ const WHOLE: i64 = 1_000_000;
 const TAINTS: i64 = 3;
 const AFFINITY: i64 = 2;
 const SPREAD: i64 = 2;
+const LIKING: i64 = 2;
 const ROOM: i64 = 1;
 const BALANCE: i64 = 1;
 
 /// The best of the feasible slots; several if they are equally good.
-pub fn best(columns: &Columns, demand: &Demand, feasible: &[usize]) -> Vec<usize> {
+pub fn best(columns: &Columns, demand: &Demand, around: &Neighbours<'_>, feasible: &[usize]) -> Vec<usize> {
     if feasible.len() < 2 {
         return feasible.to_vec();
     }
@@ -33,7 +35,13 @@ pub fn best(columns: &Columns, demand: &Demand, feasible: &[usize]) -> Vec<usize
         };
         add(&mut totals, AFFINITY, more(&of(&preference)));
     }
-    if let Some(siblings) = demand.usage.owner.as_deref().and_then(|owner| columns.siblings(owner)) {
+    if let Some(liking) = feasible.iter().map(|slot| around.liking(*slot)).collect::<Option<Vec<i64>>>() {
+        add(&mut totals, LIKING, between(&liking));
+    }
+    let crowding: Option<Vec<i64>> = feasible.iter().map(|slot| around.crowding(*slot)).collect();
+    if let Some(crowding) = crowding {
+        add(&mut totals, SPREAD, spread(&crowding));
+    } else if let Some(siblings) = demand.usage.owner.as_deref().and_then(|owner| columns.siblings(owner)) {
         add(&mut totals, SPREAD, spread(&of(&|slot| siblings.get(&slot).copied().unwrap_or(0))));
     }
     let Some(most) = totals.iter().max() else { return Vec::new() };
@@ -93,6 +101,14 @@ fn more(values: &[i64]) -> Vec<i64> {
 /// The less, the more points.
 fn fewer(values: &[i64]) -> Vec<i64> {
     more(values).into_iter().map(|points| POINTS - points).collect()
+}
+
+/// No points for the lowest, all for the highest.
+fn between(values: &[i64]) -> Vec<i64> {
+    let most = values.iter().copied().max().unwrap_or(0);
+    let least = values.iter().copied().min().unwrap_or(0);
+    let points = |value: &i64| if most > least { (value - least) * POINTS / (most - least) } else { 0 };
+    values.iter().map(points).collect()
 }
 
 /// All points for the fewest, in proportion for more.

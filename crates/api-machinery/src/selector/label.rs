@@ -164,6 +164,13 @@ impl LabelSelector {
         LabelSelector { requirements, nothing: false }
     }
 
+    /// Selects what meets these, too.
+    pub fn and(mut self, more: impl IntoIterator<Item = Requirement>) -> LabelSelector {
+        self.requirements.extend(more);
+        self.requirements.sort_by(|a, b| a.key.cmp(&b.key));
+        self
+    }
+
     /// Reads the string form.
     pub fn parse(text: &str) -> Result<LabelSelector, SelectorError> {
         let mut parser = Parser { tokens: tokens(text), at: 0 };

@@ -82,6 +82,7 @@ impl Api {
         match (method.as_str(), parts.as_slice()) {
             ("GET", ["nodes"]) => self.read("nodes", query),
             ("GET", ["pods"]) => self.read("pods", query),
+            ("GET", ["namespaces"]) => self.read("namespaces", query),
             ("POST", ["namespaces", "default", "pods", name, "binding"]) => self.state().bind(name, &body),
             ("PATCH", ["namespaces", "default", "pods", name, "status"]) => {
                 self.state().set_status(name, &body)
@@ -101,8 +102,11 @@ impl Api {
     fn read(&self, plural: &'static str, query: &str) -> Answer {
         let mut state = self.state();
         if !query.contains("watch=true") {
-            let objects = if plural == "pods" { &state.pods } else { &state.nodes };
-            let items: Vec<&Value> = objects.values().collect();
+            let items: Vec<&Value> = match plural {
+                "pods" => state.pods.values().collect(),
+                "nodes" => state.nodes.values().collect(),
+                _ => Vec::new(),
+            };
             return whole(
                 200,
                 &json!({"metadata": {"resourceVersion": state.version.to_string()}, "items": items}),

@@ -5,6 +5,7 @@ mod api;
 mod filters;
 mod looping;
 mod queue;
+mod relations;
 mod scores;
 mod stories;
 

@@ -17,6 +17,8 @@ macro_rules! scenarios {
 }
 
 scenarios! {
+    affinity,
+    affinity_faults,
     attributes_in_use,
     claims_in_use,
     control_plane_away,

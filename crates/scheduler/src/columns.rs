@@ -3,7 +3,7 @@
 //!
 //! A slot also exists for a node that is not (yet, or any more) there while pods are known to be on it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use component::ObjectKey;
@@ -37,11 +37,14 @@ impl Column {
 
 /// A pod on a node.
 #[derive(Debug)]
-struct Placed {
-    uid: String,
+pub struct Placed {
+    /// UID of the pod.
+    pub uid: String,
     slot: usize,
-    assumed: bool,
-    usage: Usage,
+    /// Whether the API has not said so yet.
+    pub assumed: bool,
+    /// What it takes.
+    pub usage: Usage,
 }
 
 /// All nodes.
@@ -69,6 +72,7 @@ pub struct Columns {
     ports: Vec<Vec<HostPort>>,
     priorities: Vec<BTreeMap<i32, usize>>,
     pods: BTreeMap<ObjectKey, Placed>,
+    pods_on: Vec<BTreeSet<ObjectKey>>,
     owners: BTreeMap<String, BTreeMap<usize, i64>>,
     crowd: Crowd,
 }
@@ -139,6 +143,11 @@ impl Columns {
         self.priorities[slot].first_key_value().map(|(priority, _)| *priority)
     }
 
+    /// The pods of a slot.
+    pub fn pods_on(&self, slot: usize) -> impl Iterator<Item = (&ObjectKey, &Placed)> {
+        self.pods_on[slot].iter().filter_map(|key| Some((key, self.pods.get(key)?)))
+    }
+
     /// How many pods of a controller each node has; nodes without are absent.
     pub fn siblings(&self, owner: &str) -> Option<&BTreeMap<usize, i64>> {
         self.owners.get(owner)
@@ -159,6 +168,7 @@ impl Columns {
         self.names.resize(slots, String::new());
         self.ports.resize(slots, Vec::new());
         self.priorities.resize(slots, BTreeMap::new());
+        self.pods_on.resize(slots, BTreeSet::new());
         self.counted_cpu.resize(slots, 0);
         self.counted_memory.resize(slots, 0);
         for column in [&mut self.cpu, &mut self.memory, &mut self.ephemeral, &mut self.pod_count] {
@@ -249,6 +259,7 @@ impl Columns {
         self.count(slot, &usage, 1);
         self.ports[slot].extend(usage.ports.iter().cloned());
         *self.priorities[slot].entry(usage.priority).or_default() += 1;
+        self.pods_on[slot].insert(key.clone());
         self.pods.insert(key.clone(), Placed { uid: uid.to_owned(), slot, assumed, usage });
         left
     }
@@ -256,6 +267,7 @@ impl Columns {
     /// A pod is gone, at its end, or was not bound. Returns the slot that has more room now.
     pub fn remove_pod(&mut self, key: &ObjectKey) -> Option<usize> {
         let Placed { slot, usage, .. } = self.pods.remove(key)?;
+        self.pods_on[slot].remove(key);
         self.count(slot, &usage, -1);
         for port in &usage.ports {
             let ports = &mut self.ports[slot];

@@ -1,7 +1,5 @@
 //! One decision: the best nodes for a pod, or why there is none. Every node is looked at, and of each that said no the first
 //! filter that did so is kept.
-//!
-//! Deliberately absent: preemption. Where pods of lower priority are in the way, nothing is said about it.
 
 use std::collections::BTreeMap;
 
@@ -9,6 +7,7 @@ use crate::columns::Columns;
 use crate::demand::Demand;
 use crate::filter::{Reject, first_reject};
 use crate::neighbours::Neighbours;
+use crate::preempt::Attempt;
 use crate::score;
 
 /// Where a pod goes.
@@ -29,10 +28,18 @@ pub struct Refusal {
 
 /// Decides about a pod, of which [`Columns::learn`] was told.
 pub fn decide(columns: &Columns, demand: &Demand) -> Decision {
+    decide_with(columns, demand, None)
+}
+
+/// As [`decide`], for a pod to which the node in a slot was promised: it goes there if it can.
+pub fn decide_with(columns: &Columns, demand: &Demand, promised: Option<usize>) -> Decision {
     let around = Neighbours::of(columns, demand);
     let (feasible, nodes) = sort(columns, demand, &around);
     if feasible.is_empty() {
         return Decision::Refuse(Refusal { nodes });
+    }
+    if let Some(promised) = promised.filter(|slot| feasible.contains(slot)) {
+        return Decision::Assign(vec![promised]);
     }
     Decision::Assign(score::best(columns, demand, &around, &feasible))
 }
@@ -56,7 +63,7 @@ fn sort(columns: &Columns, demand: &Demand, around: &Neighbours<'_>) -> (Vec<usi
 
 impl Refusal {
     /// What the event and the condition say.
-    pub fn message(&self, columns: &Columns, demand: &Demand) -> String {
+    pub fn message(&self, demand: &Demand, preemption: &Attempt) -> String {
         if self.nodes.is_empty() {
             return "no nodes available to schedule pods".to_owned();
         }
@@ -64,30 +71,16 @@ impl Refusal {
         let filters = histogram(reasons.map(std::borrow::Cow::into_owned));
         let total = self.nodes.len();
         let mut message = format!("0/{total} nodes are available: {filters}.");
-        if let Some(preemption) = self.preemption(columns, demand) {
-            message.push_str(" no new claims to deallocate, preemption: ");
-            message.push_str(&preemption);
-        }
-        message
-    }
-
-    /// What upstream says of preemption where it would do nothing either; `None` where it might.
-    fn preemption(&self, columns: &Columns, demand: &Demand) -> Option<String> {
-        let policy = demand.pod.spec.as_ref().and_then(|spec| spec.preemption_policy.as_deref());
-        if policy == Some("Never") {
-            return Some("not eligible due to preemptionPolicy=Never.".to_owned());
-        }
-        let mut outcomes = Vec::new();
-        for (slot, reject) in &self.nodes {
-            if !reject.depends_on_pods() {
-                outcomes.push("Preemption is not helpful for scheduling".to_owned());
-            } else if columns.lowest_priority(*slot).is_some_and(|lowest| lowest < demand.usage.priority) {
-                return None;
-            } else {
-                outcomes.push("No preemption victims found for incoming pod".to_owned());
+        let preemption = match preemption {
+            Attempt::Victims(..) => return message,
+            Attempt::NotEligible(why) => (*why).to_owned(),
+            Attempt::Hopeless(outcomes) => {
+                format!("0/{total} nodes are available: {}.", histogram(outcomes.iter().cloned()))
             }
-        }
-        Some(format!("0/{} nodes are available: {}.", self.nodes.len(), histogram(outcomes)))
+        };
+        message.push_str(" no new claims to deallocate, preemption: ");
+        message.push_str(&preemption);
+        message
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use pod_rules::ports::{HostPort, host_ports};
 use pod_rules::resources::{self, Resources};
@@ -24,6 +25,8 @@ pub struct Usage {
     pub owner: Option<String>,
     /// Priority.
     pub priority: i32,
+    /// When it was created.
+    pub created: Option<Timestamp>,
     /// What others see of it.
     pub identity: Arc<Identity>,
     /// What it asks of others.
@@ -44,6 +47,7 @@ impl Usage {
             ports: host_ports(pod),
             owner: controller.map(|owner| owner.uid.clone()),
             priority: pod.spec.as_ref().and_then(|spec| spec.priority).unwrap_or(0),
+            created: pod.metadata.creation_timestamp.as_ref().map(|time| time.0),
             relations: Relations::of(pod, &identity),
             identity: Arc::new(identity),
         }
@@ -91,6 +95,12 @@ impl Demand {
     /// Whether where it can run depends on other pods.
     pub fn is_relational(&self) -> bool {
         self.usage.relations.as_ref().is_some_and(|relations| relations.requires())
+    }
+
+    /// The node that was promised to the pod when others were told to make room there.
+    pub fn nominated(&self) -> Option<&str> {
+        let node = self.pod.status.as_ref()?.nominated_node_name.as_deref()?;
+        Some(node).filter(|node| !node.is_empty())
     }
 
     /// Whether a later state of the pod asks for something else.

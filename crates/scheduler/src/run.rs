@@ -5,19 +5,23 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use component::Api;
+use component::api::Object;
 use component::events::{EventType, Recorder, reference};
 use component::informer::{Change, Informer, Selection};
 use component::{Context, ObjectKey};
 use k8s_openapi::api::core::v1::{Binding, Namespace, Node, ObjectReference, Pod, PodCondition};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
-use kube::api::{Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::Status;
+use pod_rules::{labels, status};
 use serde_json::json;
 use tokio::sync::Notify;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, timeout};
 
 use crate::demand::Demand;
+use crate::preempt::{Budget, Victim};
 use crate::scheduler::{Action, NAME, Report, Reported, Scheduler, Write};
 
 /// Requests that may be under way at once.
@@ -51,6 +55,7 @@ struct Dirty {
 struct Keys {
     nodes: BTreeSet<String>,
     namespaces: BTreeSet<String>,
+    budgets: BTreeSet<ObjectKey>,
     pods: BTreeSet<ObjectKey>,
 }
 
@@ -63,6 +68,21 @@ impl Dirty {
     fn take(&self) -> Keys {
         std::mem::take(&mut *self.keys.lock().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+/// Notes the keys of objects that change.
+fn mark_changed<K: Object>(
+    dirty: &Arc<Dirty>,
+    objects: &Informer<K>,
+    note: fn(&mut Keys, ObjectKey) -> bool,
+) {
+    let dirty = dirty.clone();
+    objects.on_change(move |change: Change<'_, K>| {
+        let key = ObjectKey::of(&**change.latest());
+        dirty.mark(|keys| {
+            note(keys, key);
+        });
+    });
 }
 
 /// Schedules pods until shutdown. All that it knows it learns from the API: a restart loses nothing. Only one instance may
@@ -79,6 +99,7 @@ struct Shell {
     context: Context,
     nodes: Informer<Node>,
     namespaces: Informer<Namespace>,
+    budgets: Informer<PodDisruptionBudget>,
     pods: Informer<Pod>,
     dirty: Arc<Dirty>,
     recorder: Recorder,
@@ -97,37 +118,23 @@ impl Shell {
         let selection = Selection { fields: Some(alive), labels: None };
         let pods: Informer<Pod> =
             Informer::start(&context.tasks, shutdown.clone(), Api::all(client.clone()), selection);
-        let keys = dirty.clone();
-        nodes.on_change(move |change: Change<'_, Node>| {
-            let name = ObjectKey::of(&**change.latest()).name;
-            keys.mark(|keys| {
-                keys.nodes.insert(name);
-            });
-        });
         let namespaces: Informer<Namespace> =
             Informer::start(&context.tasks, shutdown.clone(), Api::all(client.clone()), Selection::default());
-        let keys = dirty.clone();
-        namespaces.on_change(move |change: Change<'_, Namespace>| {
-            let name = ObjectKey::of(&**change.latest()).name;
-            keys.mark(|keys| {
-                keys.namespaces.insert(name);
-            });
-        });
-        let keys = dirty.clone();
-        pods.on_change(move |change: Change<'_, Pod>| {
-            let key = ObjectKey::of(&**change.latest());
-            keys.mark(|keys| {
-                keys.pods.insert(key);
-            });
-        });
+        let budgets: Informer<PodDisruptionBudget> =
+            Informer::start(&context.tasks, shutdown.clone(), Api::all(client.clone()), Selection::default());
+        mark_changed(&dirty, &nodes, |keys, node| keys.nodes.insert(node.name));
+        mark_changed(&dirty, &namespaces, |keys, namespace| keys.namespaces.insert(namespace.name));
+        mark_changed(&dirty, &budgets, |keys, budget| keys.budgets.insert(budget));
+        mark_changed(&dirty, &pods, |keys, pod| keys.pods.insert(pod));
         let recorder = Recorder::new(&context, NAME, None);
         let (requests, scheduler) = (JoinSet::new(), Scheduler::default());
-        Shell { context, nodes, namespaces, pods, dirty, recorder, requests, scheduler }
+        Shell { context, nodes, namespaces, budgets, pods, dirty, recorder, requests, scheduler }
     }
 
     async fn run(&mut self) {
         self.nodes.synced().await;
         self.namespaces.synced().await;
+        self.budgets.synced().await;
         self.pods.synced().await;
         loop {
             self.look();
@@ -161,6 +168,10 @@ impl Shell {
             let namespace = self.namespaces.get(&ObjectKey::new("", name.as_str()));
             let labels = namespace.map(|namespace| namespace.metadata.labels.clone().unwrap_or_default());
             self.scheduler.namespace_changed(name, labels);
+        }
+        for key in &keys.budgets {
+            let budget = self.budgets.get(key).as_deref().and_then(budget_of);
+            self.scheduler.budget_changed(key, budget);
         }
         let now = Instant::now();
         for key in &keys.pods {
@@ -201,20 +212,59 @@ impl Shell {
                 });
             }
             Action::Report(report) => self.report(report),
+            Action::Preempt { report, victims, node } => self.preempt(report, victims, &node),
         }
     }
 
     /// Tells people, and writes the condition if it is news.
-    fn report(&mut self, mut report: Report) {
+    fn report(&mut self, report: Report) {
+        self.tell(&report);
+        if report.write.is_some() {
+            self.write_and_evict(report, Vec::new());
+        }
+    }
+
+    fn tell(&self, report: &Report) {
         let object = reference(&*report.demand.pod);
         self.recorder.event(&object, EventType::Warning, "FailedScheduling", report.message.as_str());
-        let Some(write) = report.write.take() else { return };
-        let condition = self.condition(&report, &write);
-        let client = self.context.client.clone();
+    }
+
+    /// The same, and deletes those who make room. That the pod has the node's promise is written first: whoever goes on
+    /// from here knows for whom it was.
+    fn preempt(&mut self, report: Report, victims: Vec<Victim>, node: &str) {
+        self.tell(&report);
+        let note = format!("Preempted by pod {} on node {node}", report.demand.uid());
+        let mut there = Vec::new();
+        for victim in victims {
+            let pod = self.pods.get(&victim.key);
+            if let Some(pod) = pod.filter(|pod| pod.metadata.uid.as_deref() == Some(&*victim.uid)) {
+                self.recorder.event(&reference(&*pod), EventType::Normal, "Preempted", note.as_str());
+                there.push(victim);
+            }
+        }
+        self.write_and_evict(report, there);
+    }
+
+    fn write_and_evict(&mut self, mut report: Report, victims: Vec<Victim>) {
+        let write = report.write.take();
+        let written = write.map(|write| (self.condition(&report, &write), write));
+        let (client, now) = (self.context.client.clone(), Time(self.context.clock.now()));
         self.requests.spawn(async move {
-            let written = timeout(PATIENCE, write_condition(client, &report, &write, &condition)).await;
-            let outcome = match written {
-                Ok(Ok(version)) => Reported::Written(condition, version),
+            let all = async {
+                let outcome = match written {
+                    None => Reported::Known,
+                    Some((condition, write)) => {
+                        let version = write_condition(client.clone(), &report, &write, &condition).await?;
+                        Reported::Written(condition, version)
+                    }
+                };
+                for victim in &victims {
+                    evict(client.clone(), victim, &now).await?;
+                }
+                Ok::<_, kube::Error>(outcome)
+            };
+            let outcome = match timeout(PATIENCE, all).await {
+                Ok(Ok(outcome)) => outcome,
                 Ok(Err(error)) => {
                     tracing::debug!(pod = %report.key, %error, "the condition was not written; looking again");
                     Reported::Failed
@@ -295,8 +345,23 @@ async fn bind(client: kube::Client, key: &ObjectKey, demand: &Demand, node: &str
         },
     };
     let parameters = PostParams::default();
-    api.create_subresource::<_, Status>("binding", &key.name, &parameters, &binding).await?;
-    Ok(())
+    let bound = api.create_subresource::<_, Status>("binding", &key.name, &parameters, &binding).await;
+    match bound {
+        Ok(_) => Ok(()),
+        Err(error) if !is_unknown(&error) => Err(error),
+        // It may have happened: the node's room is not given away before that is known.
+        Err(error) => match api.get_opt(&key.name).await? {
+            Some(pod) if pod.metadata.uid == demand.pod.metadata.uid && status::node_name(&pod) == node => {
+                Ok(())
+            }
+            _ => Err(error),
+        },
+    }
+}
+
+/// Whether a request that failed may have been carried out.
+fn is_unknown(error: &kube::Error) -> bool {
+    !matches!(error, kube::Error::Api(status) if status.code < 500)
 }
 
 /// Writes the condition over the state that it was decided on, and returns the new resourceVersion. Anything that came
@@ -308,10 +373,46 @@ async fn write_condition(
     condition: &PodCondition,
 ) -> kube::Result<Option<String>> {
     let api: Api<Pod> = Api::namespaced(client, &report.key.namespace);
-    let patch = Patch::Strategic(json!({
+    let mut patch = json!({
         "metadata": {"uid": report.demand.pod.metadata.uid, "resourceVersion": write.version},
         "status": {"conditions": [condition]},
-    }));
+    });
+    if let Some(node) = &write.nominated {
+        patch["status"]["nominatedNodeName"] = Some(node.as_str()).filter(|node| !node.is_empty()).into();
+    }
+    let patch = Patch::Strategic(patch);
     let pod = api.patch_status(&report.key.name, &PatchParams::default(), &patch).await?;
     Ok(pod.metadata.resource_version)
+}
+
+/// Tells a pod why it goes, and deletes it; that it has gone already, or another has its name, is as good.
+async fn evict(client: kube::Client, victim: &Victim, now: &Time) -> kube::Result<()> {
+    let api: Api<Pod> = Api::namespaced(client, &victim.key.namespace);
+    let gone =
+        |error: &kube::Error| matches!(error, kube::Error::Api(status) if matches!(status.code, 404 | 409));
+    let condition = json!({
+        "type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler", "lastTransitionTime": now,
+        "message": format!("{NAME}: preempting to accommodate a higher priority pod"),
+    });
+    let patch =
+        Patch::Strategic(json!({"metadata": {"uid": victim.uid}, "status": {"conditions": [condition]}}));
+    match api.patch_status(&victim.key.name, &PatchParams::default(), &patch).await {
+        Err(error) if gone(&error) => return Ok(()),
+        told => drop(told?),
+    }
+    let preconditions = Preconditions { uid: Some(victim.uid.clone()), resource_version: None };
+    match api.delete(&victim.key.name, &DeleteParams::default().preconditions(preconditions)).await {
+        Err(error) if gone(&error) => Ok(()),
+        deleted => deleted,
+    }
+}
+
+fn budget_of(budget: &PodDisruptionBudget) -> Option<Budget> {
+    let status = budget.status.as_ref();
+    let disrupted = status.and_then(|status| status.disrupted_pods.clone()).unwrap_or_default();
+    Some(Budget {
+        selector: labels::compile(budget.spec.as_ref()?.selector.as_ref()).ok()?,
+        allowed: status.and_then(|status| status.disruptions_allowed).unwrap_or(0),
+        leaving: disrupted.into_keys().collect(),
+    })
 }

@@ -14,10 +14,11 @@ use pod_rules::status;
 use tokio::time::Instant;
 
 use crate::columns::{Columns, Placement};
-use crate::decide::{Decision, decide};
+use crate::decide::{Decision, Refusal, decide_with};
 use crate::demand::{Demand, Usage};
 use crate::filter::{Help, first_reject, help};
 use crate::neighbours::Neighbours;
+use crate::preempt::{self, Attempt, Budget, Budgets, Victim};
 use crate::queue::Queue;
 
 /// The name by which pods ask for this scheduler.
@@ -37,6 +38,16 @@ pub enum Action {
     },
     /// Say that the pod was refused.
     Report(Report),
+    /// The same, and that others make room for it: when the pod's status says so, they are deleted. The outcome of both
+    /// goes to [`Scheduler::reported`].
+    Preempt {
+        /// What to say and write.
+        report: Report,
+        /// Who goes.
+        victims: Vec<Victim>,
+        /// Name of the node.
+        node: String,
+    },
 }
 
 /// That a pod has no node, and why.
@@ -61,6 +72,8 @@ pub struct Write {
     pub version: Option<String>,
     /// The condition as it is now.
     pub before: Option<PodCondition>,
+    /// The node that is promised to the pod from now on, or none (empty); `None` leaves it as it is.
+    pub nominated: Option<String>,
 }
 
 /// How the writing of a condition went.
@@ -68,7 +81,9 @@ pub struct Write {
 pub enum Reported {
     /// It is there, with this resourceVersion of the pod.
     Written(PodCondition, Option<String>),
-    /// It was not written: look again.
+    /// It was there already.
+    Known,
+    /// It was not written, or who should make room was not told: look again.
     Failed,
 }
 
@@ -92,6 +107,9 @@ pub struct Scheduler {
     /// Whether pods came to nodes, left them or look different since then: who depends on others looks again.
     others_moved: bool,
     written: BTreeMap<ObjectKey, Written>,
+    /// Pods that wait for others to make room, and where.
+    nominated: BTreeMap<ObjectKey, (String, Arc<Demand>)>,
+    budgets: Budgets,
 }
 
 impl Scheduler {
@@ -141,7 +159,12 @@ impl Scheduler {
             None => {}
         }
         if is_ours(&pod) {
-            self.queue.offer(key.clone(), Arc::new(Demand::of(pod)), now);
+            let demand = Arc::new(Demand::of(pod));
+            match demand.nominated() {
+                Some(node) => drop(self.nominated.insert(key.clone(), (node.to_owned(), demand.clone()))),
+                None => drop(self.nominated.remove(key)),
+            }
+            self.queue.offer(key.clone(), demand, now);
         } else {
             self.leave_queue(key);
         }
@@ -161,6 +184,19 @@ impl Scheduler {
     fn leave_queue(&mut self, key: &ObjectKey) {
         self.queue.remove(key);
         self.written.remove(key);
+        if let Some((node, _)) = self.nominated.remove(key) {
+            // What was kept free for it is anybody's now.
+            let slot = self.columns.slot(&node);
+            self.has_room(slot);
+        }
+    }
+
+    /// A disruption budget came, changed or went.
+    pub fn budget_changed(&mut self, key: &ObjectKey, budget: Option<Budget>) {
+        match budget {
+            Some(budget) => drop(self.budgets.insert(key.clone(), budget)),
+            None => drop(self.budgets.remove(key)),
+        }
     }
 
     /// A namespace came, changed or went.
@@ -210,44 +246,112 @@ impl Scheduler {
     /// Decides about the next pod. `pick` chooses one of so many.
     pub fn next(&mut self, now: Instant, pick: impl FnOnce(usize) -> usize) -> Option<Action> {
         let (key, demand) = self.take(now)?;
+        let promised = self.nominated.get(&key).and_then(|(node, _)| self.columns.slot(node));
+        let reserved = self.reserve(&key, &demand);
         self.columns.learn(&demand);
-        match decide(&self.columns, &demand) {
-            Decision::Assign(best) => {
+        let decision = decide_with(&self.columns, &demand, promised);
+        let refused = match decision {
+            Decision::Assign(best) => Err(best),
+            Decision::Refuse(refusal) => {
+                let columns = &mut self.columns;
+                let attempt = preempt::attempt(columns, &demand, &refusal, &self.budgets, promised);
+                Ok((refusal, attempt))
+            }
+        };
+        for key in &reserved {
+            self.columns.remove_pod(key);
+        }
+        match refused {
+            Err(best) => {
                 let node = self.columns.name(best[pick(best.len()).min(best.len() - 1)]).to_owned();
                 let left = self.columns.place(&key, demand.uid(), &node, demand.usage.clone(), true);
+                self.nominated.remove(&key);
                 self.others_moved = true;
                 self.has_room(left);
                 Some(Action::Bind { key, demand, node })
             }
-            Decision::Refuse(refusal) => {
-                let message = refusal.message(&self.columns, &demand);
-                let report = self.report(key, demand, "Unschedulable", message);
-                if report.write.is_none() {
-                    self.queue.refused(&report.key, now);
-                }
-                Some(Action::Report(report))
-            }
+            Ok((refusal, attempt)) => Some(self.refuse(key, demand, &refusal, attempt, now)),
         }
     }
 
-    fn report(&self, key: ObjectKey, demand: Arc<Demand>, reason: &'static str, message: String) -> Report {
+    /// What pods of at least the same priority wait for is theirs: they are put where they wait as if they were there.
+    fn reserve(&mut self, key: &ObjectKey, demand: &Demand) -> Vec<ObjectKey> {
+        let mut reserved = Vec::new();
+        for (other, (node, waiting)) in &self.nominated {
+            let counts = other != key
+                && waiting.usage.priority >= demand.usage.priority
+                && self.columns.placement(other).is_none();
+            if counts {
+                self.columns.place(other, waiting.uid(), node, waiting.usage.clone(), true);
+                reserved.push(other.clone());
+            }
+        }
+        reserved
+    }
+
+    fn refuse(
+        &mut self,
+        key: ObjectKey,
+        demand: Arc<Demand>,
+        refusal: &Refusal,
+        attempt: Attempt,
+        now: Instant,
+    ) -> Action {
+        let message = refusal.message(&demand, &attempt);
+        let mut report = self.report(key, demand, "Unschedulable", message);
+        match attempt {
+            Attempt::Victims(slot, victims) => {
+                let node = self.columns.name(slot).to_owned();
+                self.nominated.insert(report.key.clone(), (node.clone(), report.demand.clone()));
+                self.nominate(&mut report, &node);
+                return Action::Preempt { report, victims, node };
+            }
+            // It waits for those that were told to go.
+            Attempt::NotEligible(_) if self.nominated.contains_key(&report.key) => {}
+            Attempt::NotEligible(_) | Attempt::Hopeless(_) => {
+                self.nominated.remove(&report.key);
+                self.nominate(&mut report, "");
+            }
+        }
+        if report.write.is_none() {
+            self.queue.refused(&report.key, now);
+        }
+        Action::Report(report)
+    }
+
+    /// Adds to a report that a node is promised to the pod, unless its status says so already.
+    fn nominate(&self, report: &mut Report, node: &str) {
+        if report.demand.nominated().unwrap_or("") == node {
+            return;
+        }
+        let (version, before) = self.known(&report.key, &report.demand);
+        let write = report.write.get_or_insert(Write { version, before, nominated: None });
+        write.nominated = Some(node.to_owned());
+    }
+
+    /// The newest that is known of a pod's condition, and the resourceVersion that has it.
+    fn known(&self, key: &ObjectKey, demand: &Demand) -> (Option<String>, Option<PodCondition>) {
         let number =
             |version: &Option<String>| version.as_deref().and_then(|version| version.parse::<u64>().ok());
         let seen = &demand.pod.metadata.resource_version;
         let newer = self
             .written
-            .get(&key)
+            .get(key)
             .filter(|written| written.uid == demand.uid() && number(&written.version) > number(seen));
-        let (version, before) = match newer {
+        match newer {
             Some(written) => (written.version.clone(), Some(written.condition.clone())),
             None => (seen.clone(), status::condition(&demand.pod, "PodScheduled").cloned()),
-        };
+        }
+    }
+
+    fn report(&self, key: ObjectKey, demand: Arc<Demand>, reason: &'static str, message: String) -> Report {
+        let (version, before) = self.known(&key, &demand);
         let same = before.as_ref().is_some_and(|before| {
             before.status == "False"
                 && before.reason.as_deref() == Some(reason)
                 && before.message.as_deref() == Some(&message)
         });
-        let write = (!same).then_some(Write { version, before });
+        let write = (!same).then_some(Write { version, before, nominated: None });
         Report { key, demand, reason, message, write }
     }
 
@@ -294,6 +398,7 @@ impl Scheduler {
                     self.queue.failed(key, now);
                 }
             }
+            Reported::Known => self.queue.refused(key, now),
             Reported::Failed => self.queue.failed(key, now),
         }
     }

@@ -83,6 +83,11 @@ impl Api {
             ("GET", ["nodes"]) => self.read("nodes", query),
             ("GET", ["pods"]) => self.read("pods", query),
             ("GET", ["namespaces"]) => self.read("namespaces", query),
+            ("GET", [.., "poddisruptionbudgets"]) => self.read("poddisruptionbudgets", query),
+            ("GET", ["namespaces", "default", "pods", name]) => match self.state().pods.get(*name) {
+                Some(pod) => whole(200, pod),
+                None => failure(404, "gone"),
+            },
             ("POST", ["namespaces", "default", "pods", name, "binding"]) => self.state().bind(name, &body),
             ("PATCH", ["namespaces", "default", "pods", name, "status"]) => {
                 self.state().set_status(name, &body)

@@ -1,6 +1,7 @@
 //! Each filter, and what a refusal says.
 
 use scheduler::decide::{Decision, decide};
+use scheduler::preempt::{self, Budgets};
 use serde_json::{Value, json};
 
 use crate::{asking, columns, demand, place};
@@ -94,7 +95,10 @@ fn message(nodes: &[(&str, Value)], pod: &Value) -> String {
     let demand = demand(pod);
     match decide(&columns, &demand) {
         Decision::Assign(slots) => panic!("fits {slots:?}"),
-        Decision::Refuse(refusal) => refusal.message(&columns, &demand),
+        Decision::Refuse(refusal) => {
+            let attempt = preempt::attempt(&mut columns, &demand, &refusal, &Budgets::new(), None);
+            refusal.message(&demand, &attempt)
+        }
     }
 }
 
@@ -126,6 +130,13 @@ fn a_refusal_counts_the_reasons_of_all_nodes() {
             "0/1 nodes are available: 1 Too many pods. {suffix} not eligible due to preemptionPolicy=Never."
         )
     );
-    // Upstream would preempt here; nothing is claimed about it.
-    assert_eq!(message(&[("low", full)], &json!({})), "0/1 nodes are available: 1 Too many pods.");
+    // Room for none is not made by one that goes; where it is, nothing more is said.
+    let one = json!({"status": {"allocatable": {"pods": "1"}}});
+    assert_eq!(message(&[("low", one)], &json!({})), "0/1 nodes are available: 1 Too many pods.");
+    assert_eq!(
+        message(&[("low", full)], &json!({})),
+        format!(
+            "0/1 nodes are available: 1 Too many pods. {suffix} 0/1 nodes are available: 1 Too many pods."
+        )
+    );
 }

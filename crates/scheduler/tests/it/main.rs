@@ -4,6 +4,7 @@
 mod api;
 mod filters;
 mod looping;
+mod preemption;
 mod queue;
 mod relations;
 mod scores;

@@ -42,6 +42,7 @@ scenarios! {
     node_replaced,
     part_of_a_zone,
     power_loss,
+    preemption,
     quota,
     replication_controller,
     rolling_update,

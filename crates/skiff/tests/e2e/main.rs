@@ -26,3 +26,4 @@ mod streams;
 mod system;
 mod tunnel;
 mod versions;
+mod workloads;
